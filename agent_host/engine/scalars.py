@@ -1,0 +1,80 @@
+"""Values of the standard library that are one thing, not a container: how each is written and read.
+
+`to_plain` gives text, bytes or a short list of numbers; `from_plain` gives an equal value of the same type.
+"""
+
+import datetime as dt
+import pathlib
+import uuid
+import zoneinfo
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """One type's stored form."""
+
+    name: str
+    to_plain: Callable[[Any], Any]
+    from_plain: Callable[[Any], Any]
+
+
+def _zone(tz: dt.tzinfo | None) -> Any:
+    if tz is None:
+        return None
+    if isinstance(tz, zoneinfo.ZoneInfo):
+        return tz.key
+    if type(tz) is dt.timezone:
+        offset = tz.utcoffset(None)
+        return [offset.days, offset.seconds, offset.microseconds]
+    raise OverflowError(f"A date with a time zone of type {type(tz).__name__} cannot be stored; use zoneinfo")
+
+
+def _unzone(plain: Any) -> dt.tzinfo | None:
+    if plain is None:
+        return None
+    if isinstance(plain, str):
+        return zoneinfo.ZoneInfo(plain)
+    offset = dt.timedelta(*plain)
+    return dt.timezone(offset) if offset else dt.UTC
+
+
+def _datetime(value: dt.datetime) -> list[Any]:
+    return [value.replace(tzinfo=None, fold=0).isoformat(), value.fold, _zone(value.tzinfo)]
+
+
+def _to_datetime(plain: list[Any]) -> dt.datetime:
+    return dt.datetime.fromisoformat(plain[0]).replace(fold=plain[1], tzinfo=_unzone(plain[2]))
+
+
+def _time(value: dt.time) -> list[Any]:
+    return [value.replace(tzinfo=None, fold=0).isoformat(), value.fold, _zone(value.tzinfo)]
+
+
+def _to_time(plain: list[Any]) -> dt.time:
+    return dt.time.fromisoformat(plain[0]).replace(fold=plain[1], tzinfo=_unzone(plain[2]))
+
+
+SCALARS: dict[type, Scalar] = {
+    int: Scalar("int", str, int),
+    bytearray: Scalar("bytearray", bytes, bytearray),
+    complex: Scalar("complex", lambda v: [v.real, v.imag], lambda p: complex(*p)),
+    Decimal: Scalar("decimal", str, Decimal),
+    Fraction: Scalar("fraction", str, Fraction),
+    uuid.UUID: Scalar("uuid", lambda v: v.bytes, lambda p: uuid.UUID(bytes=p)),
+    dt.datetime: Scalar("datetime", _datetime, _to_datetime),
+    dt.date: Scalar("date", dt.date.isoformat, dt.date.fromisoformat),
+    dt.time: Scalar("time", _time, _to_time),
+    dt.timedelta: Scalar("timedelta", lambda v: [v.days, v.seconds, v.microseconds], lambda p: dt.timedelta(*p)),
+    pathlib.PosixPath: Scalar("path", str, pathlib.Path),
+    pathlib.WindowsPath: Scalar("path", str, pathlib.Path),
+    pathlib.PurePosixPath: Scalar("posix-path", str, pathlib.PurePosixPath),
+    pathlib.PureWindowsPath: Scalar("windows-path", str, pathlib.PureWindowsPath),
+}
+SCALARS_BY_NAME = {scalar.name: scalar for scalar in SCALARS.values()}
+
+ATOMS = frozenset({str, int, float, bool, type(None), bytes, *SCALARS} - {bytearray})

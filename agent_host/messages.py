@@ -1,0 +1,75 @@
+"""What executors and agents say to each other and to the client. Plain, immutable data.
+
+`Message` is one chat message made of parts. `TextDelta` is a piece of text that leaves at once: consecutive
+deltas of one invocation become one message of the response.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["user", "assistant", "system", "developer", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Text, as the user or the assistant wrote it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image, by web address, `data:` URL or the id of an uploaded file."""
+
+    url: str | None = None
+    file_id: str | None = None
+    detail: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file, by content (a `data:` URL), web address or the id of an uploaded file."""
+
+    filename: str | None = None
+    data: str | None = None
+    url: str | None = None
+    file_id: str | None = None
+
+
+Part = TextPart | ImagePart | FilePart
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message. `Message("hello")` is a user's text; parts keep their order."""
+
+    parts: tuple[Part, ...]
+    role: Role = "user"
+
+    def __init__(self, content: str | Part | Iterable[Part], role: Role = "user") -> None:
+        if isinstance(content, str):
+            parts: tuple[Part, ...] = (TextPart(content),)
+        elif isinstance(content, (TextPart, ImagePart, FilePart)):
+            parts = (content,)
+        else:
+            parts = tuple(content)
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "role", role)
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined without a separator."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of text to show now: `await ctx.yield_output(TextDelta("Hel"))`.
+
+    The pieces that one invocation yields in a row are one message; any other output, or the end of the
+    invocation, ends it. If the invocation fails, what was shown is marked incomplete and is not part of the
+    conversation's state.
+    """
+
+    text: str

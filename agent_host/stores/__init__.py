@@ -1,0 +1,44 @@
+"""Where responses, commits and blobs are kept.
+
+`open_store` is the only place that knows which kinds of store there are. The promise is in `base.py`; everything
+above this package uses that and nothing else of it.
+"""
+
+import re
+
+from agent_host.errors import StoreError
+from agent_host.stores.base import CommitLog, Store
+from agent_host.stores.records import ResponseRecord, ResumePoint
+
+__all__ = ["CommitLog", "ResponseRecord", "ResumePoint", "Store", "open_store"]
+
+# Two letters at least: `C:` begins a path on Windows.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_IN_MEMORY = ("", "/", "/:memory:")
+
+
+def open_store(url: str) -> Store:
+    """The store that an address names, not opened yet: call `await store.open()` before the first verb.
+
+    `sqlite:///data/host.db` (relative), `sqlite:////srv/host.db` (absolute), `sqlite://` (in memory, gone when
+    closed), or the plain path of a SQLite file. Raises `StoreError` for anything else.
+    """
+    # Loaded here so that a host with another store does not load SQLite.
+    from agent_host.stores.sql_store import SqlStore
+    from agent_host.stores.sqlite import SqliteDatabase
+
+    return SqlStore(SqliteDatabase(_sqlite_path(url)))
+
+
+def _sqlite_path(url: str) -> str | None:
+    if url == ":memory:":
+        return None
+    if url and _SCHEME.match(url) is None:
+        return url
+    prefix, slashes, path = url.partition("sqlite://")
+    if prefix or not slashes or (path and not path.startswith("/")):
+        raise StoreError(
+            f"The store address {url!r} is not understood. Use sqlite:///relative/path.db, "
+            "sqlite:////absolute/path.db, sqlite:// for memory, or the path of a file."
+        )
+    return None if path in _IN_MEMORY else path[1:]

@@ -1,0 +1,64 @@
+"""The seam below the SQL stores: run one function in one transaction.
+
+Rule 1: a function given to `write` or `read` is the whole of its transaction. It does not keep the connection,
+does not begin, commit or roll back, and depends on nothing but the connection and its own arguments: it may be
+run again after its first run was rolled back.
+Rule 2: nothing here knows what is stored.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Cursor(Protocol):
+    """The result of one statement."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the statement changed."""
+        ...
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+        ...
+
+    def fetchall(self) -> list[Any]:
+        """The remaining rows."""
+        ...
+
+
+class Connection(Protocol):
+    """What a transaction's function may do: run statements with `?` for values."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> Cursor:
+        """Run one statement."""
+        ...
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]], /) -> Cursor:
+        """Run one statement for each row of values."""
+        ...
+
+
+class Database(Protocol):
+    """Transactions over one database. Its errors are `StoreError`s; those of the functions pass unchanged."""
+
+    async def open(self) -> None:
+        """Connect, and create or migrate the tables. May be called again."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what was begun and disconnect. May be called again."""
+        ...
+
+    async def write(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` in a transaction and return its result once that is durable; if it raises, nothing changed.
+
+        Returns or raises only after the transaction has ended, also when the caller is cancelled.
+        """
+        ...
+
+    async def read(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` on one consistent state that holds every write that has returned."""
+        ...

@@ -1,0 +1,53 @@
+"""Bring the tables of a SQLite file up to date, one numbered step at a time.
+
+Rule 1: a step and the record that it was taken are one transaction, so a crash leaves whole steps only.
+Rule 2: a step that was released never changes; `sql/sqlite/schema.sql` shows what all of them make together.
+"""
+
+import sqlite3
+from dataclasses import dataclass
+from importlib.resources import files
+
+APPLICATION_ID = 0x41675368
+"""Marks a SQLite file as a store of this program ("AgSh")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step: the version it leads to, and its statements."""
+
+    version: int
+    script: str
+
+
+def migrations() -> list[Migration]:
+    """The steps that this version knows, in order; their files are called `<version>_<what>.sql`."""
+    folder = files("agent_host.stores") / "sql" / "sqlite"
+    steps = [
+        Migration(int(file.name.partition("_")[0]), file.read_text("utf-8"))
+        for file in folder.iterdir()
+        if file.name[0].isdigit()
+    ]
+    return sorted(steps, key=lambda step: step.version)
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """The last step that the file has seen; 0 for an empty file."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
+def migrate(connection: sqlite3.Connection, steps: list[Migration]) -> None:
+    """Take the steps that the file has not seen. May be repeated; a step that fails leaves no trace."""
+    for step in steps:
+        if step.version <= version_of(connection):
+            continue
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {step.script}; PRAGMA application_id = {APPLICATION_ID};"
+                f"PRAGMA user_version = {step.version}; COMMIT;"
+            )
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise

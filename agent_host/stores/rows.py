@@ -1,0 +1,136 @@
+"""Commits and blobs as rows: functions of a connection that the verbs of the SQL stores are made of.
+
+Rule 1: a user's rows lie in the user's partition, roots and their blobs in the system's; `partition` and
+`home_of` alone decide which.
+Rule 2: what is read is checked: a damaged delta, a gap in a chain and a body without its hash are errors.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from agent_host.engine.checkpoint import Commit, blob_hash
+from agent_host.errors import AgentHostError, CheckpointDecodeError
+from agent_host.stores.base import SYSTEM
+from agent_host.stores.database import Connection
+from agent_host.stores.queries import QUERIES
+
+# Far below the number of values that any SQLite allows in one statement (999 before 3.32). Statements are prepared
+# once for each size, so there are few sizes; what is missing to a size is filled with a repetition.
+_BATCH_SIZES = (1, 4, 16, 64, 256)
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(dict[str, bytes | None]).decode
+
+
+def partition(user: str) -> str:
+    """The partition of a user, never the system's: a user called like it gets a longer name."""
+    return SYSTEM + user if user.startswith(SYSTEM) else user
+
+
+def home_of(commit: Commit, own: str) -> str:
+    """The partition in which a commit and its blobs are stored."""
+    return SYSTEM if commit.kind == "root" else own
+
+
+def insert_commits(connection: Connection, own: str, commits: Sequence[Commit], refusal: type[AgentHostError]) -> None:
+    """Store commits with their blobs, those that are stored already excepted; `refusal` if a parent is missing."""
+    earlier: set[str] = set()
+    for commit in commits:
+        _check_parent(connection, own, commit, earlier, refusal)
+        earlier.add(commit.id)
+        home = home_of(commit, own)
+        connection.execute(QUERIES["insert_commit"], _commit_row(home, commit))
+        for hash_, body in commit.blobs.items():
+            connection.execute(QUERIES["insert_blob"], (home, hash_, body))
+
+
+def _check_parent(
+    connection: Connection, own: str, commit: Commit, earlier: set[str], refusal: type[AgentHostError]
+) -> None:
+    if commit.parent is None:
+        if not commit.complete:
+            raise refusal(f"Commit {commit.id} has no parent and does not hold all of its cells. Nothing was stored.")
+    elif commit.parent not in earlier and not is_stored(connection, own, commit.parent):
+        raise refusal(
+            f"The parent {commit.parent} of commit {commit.id} is not stored, so it could not be read back. "
+            "Nothing was stored; start again from a stored commit."
+        )
+
+
+def is_stored(connection: Connection, own: str, commit_id: str) -> bool:
+    """Whether the user may read such a commit."""
+    return connection.execute(QUERIES["find_commit"], (own, commit_id)).fetchone() is not None
+
+
+def select_chain(connection: Connection, own: str, commit_id: str) -> list[Commit]:
+    """A commit and its ancestors back to a complete one, newest first; empty if it is unknown."""
+    rows = connection.execute(QUERIES["select_chain"], (own, commit_id, own)).fetchall()
+    chain = [commit_of(row) for row in rows]
+    if chain and not chain[-1].complete:
+        raise CheckpointDecodeError(
+            f"Commit {commit_id} cannot be read: its ancestor {chain[-1].parent} is missing. Restore the store from "
+            "a backup, or continue from another response."
+        )
+    return chain
+
+
+def select_blobs(connection: Connection, own: str, hashes: Collection[bytes]) -> dict[bytes, bytes]:
+    """The bodies of blobs, the user's own before the system's; those that are not stored are absent."""
+    bodies: dict[bytes, bytes] = {}
+    wanted: Collection[bytes] = set(hashes)
+    for home in (own, SYSTEM):
+        for batch in _batches(wanted):
+            marks = ", ".join("?" * len(batch))
+            rows = connection.execute(QUERIES["select_blobs"].replace("...", marks), (home, *batch)).fetchall()
+            bodies.update(rows)
+        wanted = [hash_ for hash_ in wanted if hash_ not in bodies]
+    for hash_, body in bodies.items():
+        if blob_hash(body) != hash_:
+            raise CheckpointDecodeError(
+                f"Blob {hash_.hex()} is damaged: its bytes do not have this hash. Restore the store from a backup."
+            )
+    return bodies
+
+
+def _batches(hashes: Iterable[bytes]) -> Iterator[list[bytes]]:
+    rest = iter(hashes)
+    while batch := list(islice(rest, _BATCH_SIZES[-1])):
+        size = next(size for size in _BATCH_SIZES if size >= len(batch))
+        yield batch + batch[:1] * (size - len(batch))
+
+
+def encoded(cells: dict[str, bytes | None]) -> bytes:
+    """The stored form of a delta."""
+    return _encode(cells)
+
+
+def commit_of(row: Sequence[Any]) -> Commit:
+    """The commit that a row holds; `CheckpointDecodeError` if its delta is damaged."""
+    *identity, complete, distance, delta = row
+    try:
+        return Commit(*identity, delta=_decode(delta), complete=bool(complete), distance=distance)
+    except msgspec.DecodeError as error:
+        raise CheckpointDecodeError(
+            f"Commit {row[0]} is damaged ({error}). Restore the store from a backup."
+        ) from error
+
+
+def _commit_row(home: str, commit: Commit) -> tuple[Any, ...]:
+    return (
+        home,
+        commit.id,
+        commit.parent,
+        commit.workflow,
+        commit.session_id,
+        commit.kind,
+        commit.seq,
+        commit.step,
+        commit.created_at,
+        commit.signature,
+        commit.complete,
+        commit.distance,
+        _encode(commit.delta),
+    )

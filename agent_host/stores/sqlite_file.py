@@ -1,0 +1,140 @@
+"""Open a SQLite file so that it is ours alone, is a store, and says clearly what is wrong if it is not.
+
+Rule 1: a file that is not a store of this program is not written to.
+Rule 2: no error of sqlite3 or of the operating system leaves this package: `translated` makes each a `StoreError`
+that names the file and the remedy.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from agent_host.errors import StoreError, StoreFormatError, StoreLockedError
+from agent_host.stores.migrate import APPLICATION_ID, Migration, version_of
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there the second process is not noticed
+    fcntl = None  # type: ignore[assignment]
+
+_FAULTS: dict[int, tuple[type[StoreError], str]] = {
+    sqlite3.SQLITE_NOTADB: (StoreFormatError, "{path} is not a SQLite database. Name another file, or move it away."),
+    sqlite3.SQLITE_CORRUPT: (StoreFormatError, "{path} is damaged ({cause}). Restore it from a backup."),
+    sqlite3.SQLITE_FULL: (
+        StoreError,
+        "No space is left to write {path}; nothing was changed. Free some and try again.",
+    ),
+    sqlite3.SQLITE_READONLY: (StoreError, "{path} is read-only. Allow this user to write it and its directory."),
+    sqlite3.SQLITE_PERM: (StoreError, "{path} may not be used ({cause}). Allow this user to read and write it."),
+    sqlite3.SQLITE_CANTOPEN: (StoreError, "{path} cannot be opened ({cause}). Allow this user to read and write it."),
+    sqlite3.SQLITE_BUSY: (StoreLockedError, "{path} is kept locked by another program. End it, then try again."),
+    sqlite3.SQLITE_IOERR: (StoreError, "Reading or writing {path} failed ({cause}). Check its disk."),
+}
+_BUSY_TIMEOUT_MS = 10_000
+
+
+@contextmanager
+def translated(path: str) -> Iterator[None]:
+    """Turn errors of sqlite3 and of the operating system into store errors about this file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise fault(error, path) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be used: {error.strerror} ({error.filename}). Allow this user to write there, "
+            "or name another file."
+        ) from error
+
+
+def fault(error: sqlite3.Error, path: str) -> StoreError:
+    """The store error that tells what sqlite3 found wrong with the file."""
+    primary_code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    kind, text = _FAULTS.get(primary_code, (StoreError, "{path}: {cause}. This is an error of the program."))
+    return kind(text.format(path=path, cause=error))
+
+
+def lock(path: str) -> IO[str] | None:
+    """Take the file for this process until the returned handle is closed; `StoreLockedError` if it is taken.
+
+    The lock lies on a file beside it, which stays: removing it would let two processes lock two files of one name.
+    The operating system releases the lock when the process ends, however it ends.
+    """
+    if os.path.isdir(path):
+        raise StoreError(
+            f"{path} is a directory. Name a file in it, for example {os.path.join(path, 'agent_host.db')}."
+        )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        return None
+    handle = open(f"{path}.lock", "a+", encoding="ascii")  # noqa: SIM115 - it stays open as long as the store
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.seek(0)
+        owner = handle.read().strip()
+        handle.close()
+        raise StoreLockedError(
+            f"{path} is in use by process {owner or '(unknown)'}. One process serves a SQLite file: end that one, "
+            "name another file, or use PostgreSQL for several processes."
+        ) from error
+    handle.truncate(0)
+    handle.write(str(os.getpid()))
+    handle.flush()
+    return handle
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """A connection in which transactions are begun and ended by hand. Its thread may differ from its maker's."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def check_format(connection: sqlite3.Connection, path: str, steps: list[Migration]) -> None:
+    """Raise `StoreFormatError` unless the file is empty or a store that this version understands."""
+    application: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    holds_tables = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+    if application != APPLICATION_ID and (application or holds_tables):
+        raise StoreFormatError(f"{path} is a SQLite database of another program. Name another file.")
+    stored, known = version_of(connection), steps[-1].version
+    if stored > known:
+        raise StoreFormatError(
+            f"{path} was written in format {stored}; this version reads formats up to {known}. "
+            "Upgrade workflow-agent-host, or restore the file from a backup made before the upgrade."
+        )
+
+
+def prepare_writer(connection: sqlite3.Connection, path: str) -> None:
+    """Make the connection the one that writes: a write-ahead log, flushed to the disk at every commit."""
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(f"{path} lies on a file system without write-ahead logs. Use a local disk.")
+    connection.execute("PRAGMA synchronous = FULL")
+    # Copying the log back into the database inside a COMMIT would make that one caller wait for it.
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("PRAGMA cache_size = -16000")
+    # A file that cannot be written is noticed now and not by the first turn.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
+
+
+def truncate_log(connection: sqlite3.Connection, *, patience_ms: int) -> bool:
+    """Copy the write-ahead log into the database and empty it; False if readers were in the way for so long."""
+    connection.execute(f"PRAGMA busy_timeout = {patience_ms}")
+    try:
+        blocked = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return not blocked
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+
+
+def size_of(path: str) -> int:
+    """The size of a file; 0 if there is none or it cannot be asked."""
+    with suppress(OSError):
+        return os.stat(path).st_size
+    return 0

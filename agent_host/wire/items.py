@@ -1,0 +1,87 @@
+"""The items of a response: what kinds there are, and how the ones we send are built.
+
+- `KINDS` is the one table of item kinds. A kind that is missing in it does not exist for this host.
+- A builder returns a new dict that nobody changes afterwards; an item that moves on is a new dict.
+- `phase` tells a client which messages are the answer (`final_answer`) and which are steps on the way
+  (`commentary`): clients that parse the answer skip the others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Item = dict[str, Any]
+Phase = Literal["final_answer", "commentary"]
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemKind:
+    """A kind of item: the prefix of its ids, and whether items of this kind have a status."""
+
+    prefix: str
+    has_status: bool = True
+
+
+KINDS: Mapping[str, ItemKind] = {
+    "message": ItemKind("msg"),
+    "reasoning": ItemKind("rs"),
+    "function_call": ItemKind("fc"),
+    "function_call_output": ItemKind("fco"),
+    "custom_tool_call": ItemKind("ctc"),
+    "custom_tool_call_output": ItemKind("ctco"),
+    "mcp_list_tools": ItemKind("mcpl", has_status=False),
+    "mcp_call": ItemKind("mcp"),
+    "mcp_approval_request": ItemKind("mcpr", has_status=False),
+    "mcp_approval_response": ItemKind("mcpa", has_status=False),
+    "file_search_call": ItemKind("fs"),
+    "web_search_call": ItemKind("ws"),
+    "code_interpreter_call": ItemKind("ci"),
+    "image_generation_call": ItemKind("ig"),
+    "computer_call": ItemKind("cu"),
+    "computer_call_output": ItemKind("cuo"),
+    "local_shell_call": ItemKind("lsh"),
+    "local_shell_call_output": ItemKind("lsho"),
+    "shell_call": ItemKind("sh"),
+    "shell_call_output": ItemKind("sho"),
+    "apply_patch_call": ItemKind("ap"),
+    "apply_patch_call_output": ItemKind("apo"),
+    "tool_search_call": ItemKind("ts"),
+    "tool_search_output": ItemKind("tso"),
+    "program": ItemKind("prog", has_status=False),
+    "program_output": ItemKind("progo"),
+    "compaction": ItemKind("cmp", has_status=False),
+    "compaction_trigger": ItemKind("cmpt", has_status=False),
+    "additional_tools": ItemKind("at", has_status=False),
+    "configuration_update": ItemKind("cfg", has_status=False),
+    "item_reference": ItemKind("ref", has_status=False),
+}
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A part of a message of the assistant."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def message_item(id: str, content: list[dict[str, Any]], status: ItemStatus, phase: Phase) -> Item:
+    """A message of the assistant."""
+    return {
+        "id": id,
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "phase": phase,
+        "content": content,
+    }
+
+
+def function_call_item(id: str, call_id: str, name: str, arguments: str, status: ItemStatus) -> Item:
+    """A call that the client is to carry out, or a question that a person is to answer."""
+    return {
+        "id": id,
+        "type": "function_call",
+        "status": status,
+        "call_id": call_id,
+        "name": name,
+        "arguments": arguments,
+    }

@@ -1,0 +1,303 @@
+"""Everything that can be wrong with a request, as one table of constructors.
+
+- A `Problem` is raised where the fault is seen and becomes the HTTP answer where the request came in.
+- `param` and `code` are strings in the body, never null: one client library hides the message otherwise, and
+  all others accept both. `code` is stable, programs may match on it; the message is for people.
+- A problem quotes what the client sent, but only its beginning: an answer must not be as long as a bad request.
+- Nothing here is retried by clients unless `too_busy` says so: a retried request would start a second run.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from agent_host.errors import AgentHostError
+
+_QUOTED = 200  # characters of a client's own text that an answer repeats
+
+
+class Problem(AgentHostError):
+    """Why a request is refused: status, body and headers of the answer. Its facts do not change."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code or "invalid_request"
+        self.headers: Mapping[str, str] = dict(headers or {})
+
+
+def problem_body(problem: Problem) -> dict[str, Any]:
+    """The JSON body of the answer."""
+    error = {"message": problem.message, "type": problem.type, "param": problem.param or "", "code": problem.code}
+    return {"error": error}
+
+
+def _short(text: object) -> str:
+    quoted = str(text)
+    return quoted if len(quoted) <= _QUOTED else quoted[:_QUOTED] + "…"
+
+
+def _bad(path: str | None, code: str, message: str) -> Problem:
+    return Problem(400, message, param=_short(path) if path else None, code=code)
+
+
+def _listed(words: Sequence[str]) -> str:
+    quoted = [f"'{word}'" for word in words]
+    if len(quoted) < 3:
+        return " and ".join(quoted)
+    return ", ".join(quoted[:-1]) + ", and " + quoted[-1]
+
+
+# --- The body cannot be read -----------------------------------------------------------------------------------
+
+
+def invalid_json(reason: str = "") -> Problem:
+    """The body is not JSON."""
+    because = f" {_short(reason)}" if reason else ""
+    return _bad(None, "invalid_json", f"We could not parse the JSON body of your request.{because}")
+
+
+def body_too_large(limit: int) -> Problem:
+    """The body has more bytes than the host reads."""
+    return Problem(413, f"The request body is too large. The limit is {limit} bytes.", code="request_too_large")
+
+
+# --- The shape of a field --------------------------------------------------------------------------------------
+
+
+def missing_parameter(path: str) -> Problem:
+    """A required field is absent."""
+    return _bad(path, "missing_required_parameter", f"Missing required parameter: '{_short(path)}'.")
+
+
+def unknown_parameter(path: str, suggestion: str | None = None) -> Problem:
+    """A field that the API does not have, perhaps a misspelt one."""
+    hint = f" Did you mean '{suggestion}'?" if suggestion else ""
+    return _bad(path, "unknown_parameter", f"Unknown parameter: '{_short(path)}'.{hint}")
+
+
+def messages_moved() -> Problem:
+    """`messages`, the field of the chat completions API, was sent instead of `input`."""
+    return _bad(
+        None,
+        "unsupported_parameter",
+        "Unsupported parameter: 'messages'. In the Responses API, this parameter has moved to 'input'.",
+    )
+
+
+def invalid_type(path: str, expected: str, got: str) -> Problem:
+    """A value of the wrong JSON type; both are named with their article, as in `a string`."""
+    where = f"'{_short(path)}'" if path else "the request body"
+    return _bad(path, "invalid_type", f"Invalid type for {where}: expected {expected}, but got {got} instead.")
+
+
+def invalid_value(path: str, value: object, supported: Iterable[str]) -> Problem:
+    """A value outside its enumeration."""
+    choices = _listed(list(supported))
+    return _bad(path, "invalid_value", f"Invalid value: '{_short(value)}'. Supported values are: {choices}.")
+
+
+def invalid_format(path: str, value: str, pattern: str) -> Problem:
+    """A string that does not have the form it must have."""
+    return _bad(
+        path,
+        "invalid_value",
+        f"Invalid '{_short(path)}': '{_short(value)}'. Expected a string that matches the pattern '{pattern}'.",
+    )
+
+
+def malformed_id(path: str, value: str) -> Problem:
+    """An id with characters that no id has."""
+    return _bad(
+        path,
+        "invalid_value",
+        f"Invalid '{_short(path)}': '{_short(value)}'. Expected an ID of 1 to 128 letters, numbers, underscores, "
+        "or dashes.",
+    )
+
+
+def below_minimum(path: str, bound: float, value: float) -> Problem:
+    """A number that is too small."""
+    kind = "integer" if isinstance(bound, int) else "decimal"
+    return _bad(
+        path,
+        f"{kind}_below_min_value",
+        f"Invalid '{_short(path)}': {kind} below minimum value. Expected a value >= {bound}, "
+        f"but got {_short(value)} instead.",
+    )
+
+
+def above_maximum(path: str, bound: float, value: float) -> Problem:
+    """A number that is too large."""
+    kind = "integer" if isinstance(bound, int) else "decimal"
+    return _bad(
+        path,
+        f"{kind}_above_max_value",
+        f"Invalid '{_short(path)}': {kind} above maximum value. Expected a value <= {bound}, "
+        f"but got {_short(value)} instead.",
+    )
+
+
+def too_many_properties(path: str, limit: int, count: int) -> Problem:
+    """An object with too many keys."""
+    return _bad(
+        path,
+        "object_above_max_properties",
+        f"Invalid '{_short(path)}': too many properties. Expected an object with at most {limit} properties, "
+        f"but got an object with {count} properties instead.",
+    )
+
+
+def too_long(path: str, limit: int, length: int) -> Problem:
+    """A string with too many characters."""
+    return _bad(
+        path,
+        "string_above_max_length",
+        f"Invalid '{_short(path)}': string too long. Expected a string with maximum length {limit}, "
+        f"but got a string with length {length} instead.",
+    )
+
+
+def too_short(path: str, limit: int, length: int) -> Problem:
+    """A string with too few characters."""
+    return _bad(
+        path,
+        "string_below_min_length",
+        f"Invalid '{_short(path)}': string too short. Expected a string with minimum length {limit}, "
+        f"but got a string with length {length} instead.",
+    )
+
+
+def wrong_array_length(path: str, least: int, most: int, length: int) -> Problem:
+    """An array with too few or too many elements."""
+    code = "array_below_min_length" if length < least else "array_above_max_length"
+    return _bad(
+        path,
+        code,
+        f"Invalid '{_short(path)}': expected an array of {least} to {most} elements, "
+        f"but got an array with length {length} instead.",
+    )
+
+
+# --- Fields that do not go together ----------------------------------------------------------------------------
+
+
+def no_input() -> Problem:
+    """There is nothing to work on: no input, and nothing to continue."""
+    return _bad(
+        None,
+        "missing_required_parameter",
+        "One of 'input', 'previous_response_id', 'prompt', or 'conversation' must be provided.",
+    )
+
+
+def mutually_exclusive() -> Problem:
+    """A response is continued or a conversation is, not both."""
+    return _bad(
+        None,
+        "mutually_exclusive_parameters",
+        "Mutually exclusive parameters: ''. "
+        "Ensure you are only providing one of: 'previous_response_id' or 'conversation'.",
+    )
+
+
+def background_needs_store() -> Problem:
+    """A response in the background that is not stored could never be read."""
+    return _bad("background", "unsupported_parameter", "Background responses must be stored: 'store' may not be false.")
+
+
+def stream_options_need_stream() -> Problem:
+    """Options of a stream were given for a response that is not streamed."""
+    return _bad("stream_options", "invalid_value", "The 'stream_options' parameter is only allowed with 'stream': true.")
+
+
+def unsupported_input(path: str, what: str, accepted: Iterable[str]) -> Problem:
+    """The workflow behind this host cannot take this part of the input; `accepted` names what it can take."""
+    return _bad(
+        path,
+        "unsupported_input",
+        f"This workflow cannot take {_short(what)} ('{_short(path)}'). It accepts: {', '.join(accepted)}.",
+    )
+
+
+def not_available(param: str, what: str) -> Problem:
+    """A feature of the API that this version of the host does not have."""
+    return _bad(param, "unsupported_parameter", f"{what} is not available in this version of the host.")
+
+
+# --- State that does not exist or is not ready -----------------------------------------------------------------
+
+
+def previous_response_not_found(id: str) -> Problem:
+    """There is no such response to continue (a 400, as it is a field of the body)."""
+    return _bad(
+        "previous_response_id", "previous_response_not_found", f"Previous response with id '{_short(id)}' not found."
+    )
+
+
+def previous_response_not_ready(id: str) -> Problem:
+    """The response to continue has not ended yet."""
+    return _bad(
+        "previous_response_id",
+        "previous_response_not_ready",
+        f"Previous response with id '{_short(id)}' has not finished. Poll it until it has, or cancel it.",
+    )
+
+
+def conversation_not_found(id: str) -> Problem:
+    """There is no such conversation; conversations are never created on the way."""
+    message = f"Conversation with id '{_short(id)}' not found."
+    return Problem(404, message, param="conversation", code="conversation_not_found")
+
+
+def response_not_found(id: str) -> Problem:
+    """The response named in the path does not exist."""
+    message = f"Response with id '{_short(id)}' not found."
+    return Problem(404, message, param="response_id", code="response_not_found")
+
+
+# --- The request never reached a workflow, or the host failed ---------------------------------------------------
+
+
+def not_found(path: str) -> Problem:
+    """Nothing lives at this address."""
+    return Problem(404, f"There is nothing at '{_short(path)}'.", code="not_found")
+
+
+def method_not_allowed(method: str, path: str) -> Problem:
+    """The address exists, but not for this method."""
+    message = f"The method {_short(method)} is not allowed for '{_short(path)}'."
+    return Problem(405, message, code="method_not_allowed")
+
+
+def too_busy(retry_after_seconds: int) -> Problem:
+    """All places are taken. Nothing has been read or written, so clients may try again."""
+    return Problem(
+        429,
+        f"The host is busy. Please try again in {retry_after_seconds} seconds.",
+        type="too_many_requests",
+        code="rate_limit_exceeded",
+        headers={"Retry-After": str(retry_after_seconds)},
+    )
+
+
+def server_fault(request_id: str) -> Problem:
+    """The host failed. The log has the reason under this request id; clients are told not to retry."""
+    return Problem(
+        500,
+        f"The server had an error while processing your request. The request id is {request_id}.",
+        type="server_error",
+        code="server_error",
+        headers={"x-should-retry": "false"},
+    )
