@@ -1,1 +1,113 @@
+"""Serve one long-lived workflow through the OpenAI Responses API, with every stored response a save point."""
+
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from agent_host.engine.builder import WorkflowBuilder as WorkflowBuilder
+    from agent_host.engine.codec import register_checkpoint_type as register_checkpoint_type
+    from agent_host.engine.context import WorkflowContext as WorkflowContext
+    from agent_host.engine.events import CustomEvent as CustomEvent
+    from agent_host.engine.events import WorkflowEvent as WorkflowEvent
+    from agent_host.engine.events import WorkflowRunResult as WorkflowRunResult
+    from agent_host.engine.events import WorkflowRunState as WorkflowRunState
+    from agent_host.engine.executor import Executor as Executor
+    from agent_host.engine.executor import config as config
+    from agent_host.engine.executor import executor as executor
+    from agent_host.engine.executor import state as state
+    from agent_host.engine.graph import Case as Case
+    from agent_host.engine.graph import Default as Default
+    from agent_host.engine.handlers import handler as handler
+    from agent_host.engine.handlers import response_handler as response_handler
+    from agent_host.engine.storage import InMemoryCheckpointStorage as InMemoryCheckpointStorage
+    from agent_host.engine.workflow import ResponseStream as ResponseStream
+    from agent_host.engine.workflow import Workflow as Workflow
+    from agent_host.messages import Message as Message
+    from agent_host.messages import TextDelta as TextDelta
+    from agent_host.server.app import create_app as create_app
+    from agent_host.stores import open_store as open_store
+
+__all__ = [
+    "Case",
+    "CustomEvent",
+    "Default",
+    "Executor",
+    "InMemoryCheckpointStorage",
+    "Message",
+    "ResponseStream",
+    "TextDelta",
+    "Workflow",
+    "WorkflowBuilder",
+    "WorkflowContext",
+    "WorkflowEvent",
+    "WorkflowRunResult",
+    "WorkflowRunState",
+    "config",
+    "create_app",
+    "executor",
+    "handler",
+    "open_store",
+    "register_checkpoint_type",
+    "response_handler",
+    "state",
+]
+
+# Where every public name lives. Names are loaded when they are first used, so that a program that only needs the
+# engine loads no web server. Those not in `__all__` are for programs that come from agent_framework.
+_HOMES = {
+    "WorkflowBuilder": "engine.builder",
+    "register_checkpoint_type": "engine.codec",
+    "WorkflowContext": "engine.context",
+    "CustomEvent": "engine.events",
+    "WorkflowEvent": "engine.events",
+    "WorkflowRunResult": "engine.events",
+    "WorkflowRunState": "engine.events",
+    "WorkflowErrorDetails": "engine.events",
+    "WorkflowEventType": "engine.events",
+    "Executor": "engine.executor",
+    "FunctionExecutor": "engine.executor",
+    "config": "engine.executor",
+    "executor": "engine.executor",
+    "state": "engine.executor",
+    "Case": "engine.graph",
+    "Default": "engine.graph",
+    "handler": "engine.handlers",
+    "response_handler": "engine.handlers",
+    "CheckpointStorage": "engine.storage",
+    "InMemoryCheckpointStorage": "engine.storage",
+    "WorkflowCheckpoint": "engine.storage",
+    "DEFAULT_MAX_ITERATIONS": "engine.builder",
+    "ResponseStream": "engine.workflow",
+    "Workflow": "engine.workflow",
+    "Message": "messages",
+    "TextDelta": "messages",
+    "create_app": "server.app",
+    "open_store": "stores",
+    "AgentHostError": "errors",
+    "EdgeDuplicationError": "errors",
+    "GraphConnectivityError": "errors",
+    "TypeCompatibilityError": "errors",
+    "WorkflowBusyError": "errors",
+    "WorkflowCheckpointException": "errors",
+    "WorkflowConflictError": "errors",
+    "WorkflowConvergenceException": "errors",
+    "WorkflowException": "errors",
+    "WorkflowRunnerException": "errors",
+    "WorkflowValidationError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'agent_host' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"agent_host.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -14,7 +14,7 @@ class AgentHostError(Exception):
 # --- The author of the workflow must change the program -------------------------------------------------------
 
 
-class WorkflowException(AgentHostError):  # noqa: N818 - the name agent_framework users import
+class WorkflowException(AgentHostError):
     """Something is wrong with a workflow or one of its runs."""
 
     code = "workflow_error"

@@ -151,7 +151,7 @@ def is_subtype(narrow: Any, wide: Any) -> bool:
     narrow_class = dict if is_typed_dict(narrow_class) else narrow_class
     if is_typed_dict(wide_class) or not (isinstance(narrow_class, type) and isinstance(wide_class, type)):
         return False
-    if narrow_class is bool and wide_class is int or not issubclass(narrow_class, wide_class):
+    if (narrow_class is bool and wide_class is int) or not issubclass(narrow_class, wide_class):
         return False
     wanted = get_args(wide)
     given = get_args(narrow)
@@ -168,7 +168,7 @@ def may_deliver(sent: Any, handled: Any) -> bool:
     Wider on purpose than `is_subtype`: a source that declares a base class may well send a subclass.
     """
     return any(
-        is_subtype(s, h) or is_subtype(h, s) or (get_origin(s) or s) == (get_origin(h) or h) and _elements_meet(s, h)
+        is_subtype(s, h) or is_subtype(h, s) or ((get_origin(s) or s) == (get_origin(h) or h) and _elements_meet(s, h))
         for s in members(sent)
         for h in members(handled)
     )

@@ -60,7 +60,7 @@ class StoredType:
     migrate: Callable[[dict[str, Any], int], dict[str, Any]] | None = None
 
 
-class _Unsupported(Exception):  # noqa: N818 - carries a place, becomes UnsupportedValueError at the surface
+class _Unsupported(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -89,7 +89,9 @@ def _stored_type(
 ) -> StoredType:
     fields = annotations.field_types(cls)
     transient = frozenset(
-        f.name for f in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()) if f.metadata.get("transient")
+        f.name
+        for f in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
+        if f.metadata.get("transient")
     )
     return StoredType(cls, tag, version, fields, transient, migrate)
 
@@ -471,12 +473,8 @@ def _is_full(chunk: bytes) -> bool:
 
 def _encode_dict(body: _Body, value: dict[Any, Any]) -> Any:
     if all(type(key) is str for key in value):
-        return {
-            key: item if type(item) in _PLAIN else body.child(item, f"[{key!r}]") for key, item in value.items()
-        }
-    pairs = [
-        [body.child(key, f" key {key!r}"), body.child(item, f"[{key!r}]")] for key, item in value.items()
-    ]
+        return {key: item if type(item) in _PLAIN else body.child(item, f"[{key!r}]") for key, item in value.items()}
+    pairs = [[body.child(key, f" key {key!r}"), body.child(item, f"[{key!r}]")] for key, item in value.items()]
     return _Ext(_MAP, _pack(pairs))
 
 

@@ -20,7 +20,8 @@ class CommitLog(Protocol):
 
     R20  `head` is None for a session that has never committed.
     R21  `commit` stores its commits and blobs and makes the last one the head, or, if the head is not
-         `expected_head`, raises `WorkflowConflictError` and changes nothing. Without commits it does nothing.
+         `expected_head` or a commit's parent is not stored, raises `WorkflowConflictError` and changes nothing.
+         Without commits it does nothing.
     R22  `move_head` points a session at a stored commit under the same condition; `CheckpointNotFoundError` if
          there is no such commit.
     R23  `chain` and `blobs` answer as `Store.read_chain` and `Store.read_blobs`.

@@ -5,7 +5,7 @@ Rule 1: a user's rows lie in the user's partition, roots and their blobs in the 
 Rule 2: what is read is checked: a damaged delta, a gap in a chain and a body without its hash are errors.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -20,6 +20,9 @@ from agent_host.stores.queries import QUERIES
 # Far below the number of values that any SQLite allows in one statement (999 before 3.32). Statements are prepared
 # once for each size, so there are few sizes; what is missing to a size is filled with a repetition.
 _BATCH_SIZES = (1, 4, 16, 64, 256)
+
+# Where these two stand in a row of a commit; the columns are in the order of the fields of `Commit`.
+_DELTA, _COMPLETE = 9, 10
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, bytes | None]).decode
@@ -102,16 +105,18 @@ def _batches(hashes: Iterable[bytes]) -> Iterator[list[bytes]]:
         yield batch + batch[:1] * (size - len(batch))
 
 
-def encoded(cells: dict[str, bytes | None]) -> bytes:
+def encoded(cells: Mapping[str, bytes | None]) -> bytes:
     """The stored form of a delta."""
-    return _encode(cells)
+    return _encode(dict(cells))
 
 
 def commit_of(row: Sequence[Any]) -> Commit:
     """The commit that a row holds; `CheckpointDecodeError` if its delta is damaged."""
-    *identity, complete, distance, delta = row
+    values = list(row)
     try:
-        return Commit(*identity, delta=_decode(delta), complete=bool(complete), distance=distance)
+        values[_DELTA] = _decode(values[_DELTA])
+        values[_COMPLETE] = bool(values[_COMPLETE])
+        return Commit(*values)
     except msgspec.DecodeError as error:
         raise CheckpointDecodeError(
             f"Commit {row[0]} is damaged ({error}). Restore the store from a backup."
@@ -130,7 +135,7 @@ def _commit_row(home: str, commit: Commit) -> tuple[Any, ...]:
         commit.step,
         commit.created_at,
         commit.signature,
+        encoded(commit.delta),
         commit.complete,
         commit.distance,
-        _encode(commit.delta),
     )

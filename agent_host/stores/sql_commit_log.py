@@ -104,6 +104,6 @@ def _delete(connection: Connection, own: str, commit_id: str) -> bool:
     for child, distance in connection.execute(QUERIES["select_incomplete_children"], (own, commit_id)).fetchall():
         cells = cells_of(rows.select_chain(connection, own, child))
         connection.execute(QUERIES["shorten_distances"], (child, own, distance, own))
-        connection.execute(QUERIES["complete_commit"], (rows.encoded(dict(cells)), own, child))
+        connection.execute(QUERIES["complete_commit"], (rows.encoded(cells), own, child))
     connection.execute(QUERIES["delete_commit"], (own, commit_id))
     return True

@@ -118,8 +118,10 @@ def prepare_writer(connection: sqlite3.Connection, path: str) -> None:
     # Copying the log back into the database inside a COMMIT would make that one caller wait for it.
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute("PRAGMA cache_size = -16000")
-    # A file that cannot be written is noticed now and not by the first turn.
+    # A file that cannot be written is noticed now and not by the first turn. It takes a write: on a read-only
+    # file BEGIN IMMEDIATE alone succeeds as a read transaction.
     connection.execute("BEGIN IMMEDIATE")
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute("ROLLBACK")
 
 

@@ -58,6 +58,17 @@ KINDS: Mapping[str, ItemKind] = {
 }
 
 
+def sendable(text: str) -> str:
+    """The text with halves of characters replaced: Python's strings may hold them, UTF-8 may not."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
 def text_part(text: str) -> dict[str, Any]:
     """A part of a message of the assistant."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}

@@ -219,7 +219,9 @@ def background_needs_store() -> Problem:
 
 def stream_options_need_stream() -> Problem:
     """Options of a stream were given for a response that is not streamed."""
-    return _bad("stream_options", "invalid_value", "The 'stream_options' parameter is only allowed with 'stream': true.")
+    return _bad(
+        "stream_options", "invalid_value", "The 'stream_options' parameter is only allowed with 'stream': true."
+    )
 
 
 def unsupported_input(path: str, what: str, accepted: Iterable[str]) -> Problem:

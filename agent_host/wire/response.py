@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from agent_host.wire.items import sendable
+
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 ERROR_CODES = frozenset(
@@ -149,4 +151,4 @@ def usage_object(
 def error_object(code: str, message: str) -> dict[str, Any]:
     """Why a response failed. Strict clients refuse codes they do not know: those are shown as `server_error`."""
     known = code if code in ERROR_CODES else "server_error"
-    return {"code": known, "message": message, "type": "server_error", "param": None}
+    return {"code": known, "message": sendable(message), "type": "server_error", "param": None}

@@ -21,7 +21,7 @@ SELECT id, commit_id, status FROM responses WHERE user_id = ? AND id = ?
 -- insert_commit --
 -- Store a commit unless it is stored already.
 INSERT INTO commits
-    (user_id, id, parent, workflow, session_id, kind, seq, step, created_at, signature, complete, distance, delta)
+    (user_id, id, parent, workflow, session_id, kind, seq, step, created_at, signature, delta, complete, distance)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
@@ -40,16 +40,16 @@ SELECT 1 FROM commits WHERE user_id = '*' AND id = ?
 -- select_chain --
 -- A commit and its ancestors back to a complete one, newest first.
 WITH RECURSIVE chain (depth, id, parent, workflow, session_id, kind, seq, step, created_at, signature,
-                      complete, distance, delta) AS (
-    SELECT 0, id, parent, workflow, session_id, kind, seq, step, created_at, signature, complete, distance, delta
+                      delta, complete, distance) AS (
+    SELECT 0, id, parent, workflow, session_id, kind, seq, step, created_at, signature, delta, complete, distance
     FROM commits WHERE user_id IN (?, '*') AND id = ?
     UNION ALL
     SELECT chain.depth + 1, c.id, c.parent, c.workflow, c.session_id, c.kind, c.seq, c.step, c.created_at,
-           c.signature, c.complete, c.distance, c.delta
+           c.signature, c.delta, c.complete, c.distance
     FROM chain JOIN commits AS c ON c.user_id IN (?, '*') AND c.id = chain.parent
     WHERE NOT chain.complete
 )
-SELECT id, parent, workflow, session_id, kind, seq, step, created_at, signature, complete, distance, delta
+SELECT id, parent, workflow, session_id, kind, seq, step, created_at, signature, delta, complete, distance
 FROM chain ORDER BY depth
 
 -- select_blobs --
@@ -58,12 +58,12 @@ SELECT hash, body FROM blobs WHERE user_id = ? AND hash IN (...)
 
 -- select_commits --
 -- The commits of a workflow in the order in which they were made, the workflow's roots among them.
-SELECT id, parent, workflow, session_id, kind, seq, step, created_at, signature, complete, distance, delta
+SELECT id, parent, workflow, session_id, kind, seq, step, created_at, signature, delta, complete, distance
 FROM commits WHERE user_id IN (?, '*') AND workflow = ? ORDER BY created_at, seq
 
 -- select_session_commits --
 -- The commits of one session in the order in which they were made.
-SELECT id, parent, workflow, session_id, kind, seq, step, created_at, signature, complete, distance, delta
+SELECT id, parent, workflow, session_id, kind, seq, step, created_at, signature, delta, complete, distance
 FROM commits WHERE user_id IN (?, '*') AND workflow = ? AND session_id = ? ORDER BY created_at, seq
 
 -- select_head --

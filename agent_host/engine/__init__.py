@@ -1,0 +1,1 @@
+"""The workflow engine: executors and edges, supersteps, checkpoints. No HTTP, no database."""

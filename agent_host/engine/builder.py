@@ -1,0 +1,185 @@
+"""Declare a workflow: executors, edges, outputs. Everything is checked in `build()`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from agent_host.engine.codec import Codec
+from agent_host.engine.definition import OutputDesignation
+from agent_host.engine.executor import Executor
+from agent_host.engine.graph import (
+    Case,
+    Condition,
+    Default,
+    EdgeGroup,
+    FanIn,
+    FanOut,
+    Graph,
+    Selection,
+    SingleEdge,
+    Switch,
+)
+from agent_host.engine.storage import CheckpointStorage
+from agent_host.engine.workflow import Workflow
+from agent_host.errors import WorkflowValidationError
+
+DEFAULT_MAX_ITERATIONS = 100
+UNNAMED = "workflow"
+
+Node = Any  # an Executor, or anything with as_executor()
+
+
+class WorkflowBuilder:
+    """Collects a graph. Every method returns the builder, so that calls can be chained.
+
+    `output_from` names the executors whose yields are the answer (a list, or "all"); `intermediate_output_from`
+    those whose yields are comments on the way (a list, "all", or "all_other"). With neither, every yield is the
+    answer; with either, the yields of executors named in none are hidden.
+    """
+
+    def __init__(
+        self,
+        *,
+        start_executor: Node,
+        name: str | None = None,
+        description: str | None = None,
+        max_iterations: int = DEFAULT_MAX_ITERATIONS,
+        checkpoint_storage: CheckpointStorage | None = None,
+        output_from: "Sequence[Node] | Literal['all'] | None" = None,
+        intermediate_output_from: "Sequence[Node] | Literal['all', 'all_other'] | None" = None,
+        version: str | None = None,
+    ) -> None:
+        if checkpoint_storage is not None and not name:
+            raise WorkflowValidationError(
+                "A workflow with a checkpoint storage needs a name: checkpoints are found by it after a restart."
+            )
+        if max_iterations < 1:
+            raise WorkflowValidationError(f"max_iterations must be at least 1; got {max_iterations}.")
+        self._name = name or UNNAMED
+        self._description = description
+        self._max_iterations = max_iterations
+        self._storage = checkpoint_storage
+        self._outputs = output_from
+        self._intermediates = intermediate_output_from
+        self._version = version
+        self._executors: dict[str, Executor] = {}
+        self._wrapped: dict[int, tuple[Node, Executor]] = {}
+        self._groups: list[EdgeGroup] = []
+        self._start = self._add(start_executor)
+
+    def add_edge(self, source: Node, target: Node, condition: Condition | None = None) -> "WorkflowBuilder":
+        """Connect two executors; with a condition only messages for which it holds pass."""
+        self._groups.append(SingleEdge(self._add(source), self._add(target), condition))
+        return self
+
+    def add_chain(self, executors: Sequence[Node]) -> "WorkflowBuilder":
+        """Connect executors one after the other."""
+        if len(executors) < 2:
+            raise WorkflowValidationError("A chain needs at least two executors.")
+        for source, target in zip(executors, executors[1:], strict=False):
+            self.add_edge(source, target)
+        return self
+
+    def add_fan_out_edges(self, source: Node, targets: Sequence[Node]) -> "WorkflowBuilder":
+        """Send every message of the source to all targets that take it."""
+        self._groups.append(FanOut(self._add(source), self._several(targets, "A fan-out")))
+        return self
+
+    def add_multi_selection_edge_group(
+        self, source: Node, targets: Sequence[Node], selection_func: Selection
+    ) -> "WorkflowBuilder":
+        """Send every message to the targets whose ids `selection_func(message, target ids)` returns."""
+        self._groups.append(FanOut(self._add(source), self._several(targets, "A selection"), selection_func))
+        return self
+
+    def add_switch_case_edge_group(self, source: Node, cases: Sequence[Case | Default]) -> "WorkflowBuilder":
+        """Send every message to the first case whose condition holds, else to the default."""
+        branches = tuple((case.condition, self._add(case.target)) for case in cases if isinstance(case, Case))
+        defaults = [case for case in cases if isinstance(case, Default)]
+        if len(defaults) != 1 or not branches:
+            raise WorkflowValidationError(
+                f"A switch needs at least one Case and exactly one Default; got {len(branches)} and {len(defaults)}."
+            )
+        self._groups.append(Switch(self._add(source), branches, self._add(defaults[0].target)))
+        return self
+
+    def add_fan_in_edges(self, sources: Sequence[Node], target: Node) -> "WorkflowBuilder":
+        """Send the target one list once every source has sent something, in the order of the sources."""
+        self._groups.append(FanIn(self._several(sources, "A fan-in"), self._add(target)))
+        return self
+
+    def build(self) -> Workflow:
+        """Check the graph and make the workflow. Raises `WorkflowValidationError` naming what is wrong."""
+        graph = Graph.of(self._start, self._executors, self._groups)
+        codec = Codec(graph.declared())
+        if self._storage is not None:
+            self._storage.bind(codec)
+        return Workflow(
+            graph=graph,
+            name=self._name,
+            description=self._description,
+            codec=codec,
+            outputs=self._designation(),
+            max_iterations=self._max_iterations,
+            signature=graph.signature(self._name, self._version),
+            storage=self._storage,
+        )
+
+    def _add(self, node: Node) -> str:
+        executor = self._as_executor(node)
+        known = self._executors.setdefault(executor.id, executor)
+        if known is not executor:
+            raise WorkflowValidationError(f"Two executors have the id {executor.id!r}; give one of them another.")
+        return executor.id
+
+    def _as_executor(self, node: Node) -> Executor:
+        if isinstance(node, Executor):
+            return node
+        as_executor: Callable[[], Executor] | None = getattr(node, "as_executor", None)
+        if as_executor is None:
+            raise WorkflowValidationError(
+                f"{node!r} is neither an Executor nor has as_executor(); decorate a function with @executor."
+            )
+        if id(node) not in self._wrapped:
+            self._wrapped[id(node)] = (node, as_executor())
+        return self._wrapped[id(node)][1]
+
+    def _several(self, nodes: Sequence[Node], what: str) -> tuple[str, ...]:
+        if len(nodes) < 2:
+            raise WorkflowValidationError(
+                f"{what} needs at least two executors on its many side; use add_edge for one."
+            )
+        return tuple(self._add(node) for node in nodes)
+
+    def _designation(self) -> OutputDesignation:
+        output = self._ids(self._outputs, "output_from")
+        middle = self._intermediates
+        if middle == "all_other":
+            intermediate: frozenset[str] | None = frozenset(self._executors) - (output or frozenset())
+        else:
+            intermediate = self._ids(middle, "intermediate_output_from")
+        both = (output or frozenset()) & (intermediate or frozenset())
+        if both:
+            raise WorkflowValidationError(
+                f"{min(both)!r} stands in output_from and in intermediate_output_from; its yields are one or the other."
+            )
+        return OutputDesignation(output, intermediate or frozenset())
+
+    def _ids(self, nodes: "Sequence[Node] | str | None", parameter: str) -> frozenset[str] | None:
+        if nodes is None:
+            return None
+        if nodes == "all":
+            return frozenset(self._executors)
+        if isinstance(nodes, str):
+            raise WorkflowValidationError(f"{parameter} takes a list of executors or 'all'; got {nodes!r}.")
+        ids = frozenset(node if isinstance(node, str) else self._as_executor(node).id for node in nodes)
+        unknown = ids - self._executors.keys()
+        if unknown:
+            raise WorkflowValidationError(f"{parameter} names {min(unknown)!r}, which is not part of the workflow.")
+        for name in sorted(ids):
+            executor = self._executors[name]
+            declared = [h.yields for h in executor._all_handlers()]
+            if all(hint is not None for hint in declared) and not executor.workflow_output_types:
+                raise WorkflowValidationError(
+                    f"{parameter} names {name!r}, which never yields: annotate its context as WorkflowContext[..., str]."
+                )
+        return ids

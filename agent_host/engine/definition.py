@@ -1,0 +1,78 @@
+"""A workflow's graph together with what all its lanes start from: codec, templates, root commit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+
+from agent_host.engine import cells
+from agent_host.engine.checkpoint import Commit
+from agent_host.engine.codec import Codec, Encoded
+from agent_host.engine.executor import Executor
+from agent_host.engine.graph import Graph
+from agent_host.engine.template import Template, save
+
+
+@dataclass(frozen=True, slots=True)
+class OutputDesignation:
+    """Which executors' outputs are the answer, and which are comments on the way. None: everything is the answer."""
+
+    output: frozenset[str] | None
+    intermediate: frozenset[str]
+
+    def kind(self, executor: str) -> Literal["output", "intermediate"] | None:
+        """`output`, `intermediate`, or None for an executor whose outputs stay hidden."""
+        if (self.output is None and not self.intermediate) or (self.output is not None and executor in self.output):
+            return "output"
+        return "intermediate" if executor in self.intermediate else None
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """Everything about a workflow that no run changes."""
+
+    name: str
+    graph: Graph
+    codec: Codec
+    outputs: OutputDesignation
+    max_iterations: int
+    signature: str
+    templates: Mapping[str, Template]
+    root: Commit
+
+    @property
+    def foreign(self) -> list[str]:
+        """`executor.attribute` of everything that all conversations share because it cannot be stored."""
+        return [f"{template.executor_id}.{name}" for template in self.templates.values() for name in template.foreign]
+
+
+async def capture(
+    name: str, graph: Graph, codec: Codec, outputs: OutputDesignation, max_iterations: int, signature: str
+) -> Definition:
+    """Take the executors as they are now for pristine, and make the root commit of them.
+
+    The root's id is a hash of what it holds, so every process that runs the same program agrees on it.
+    """
+    templates = {key: Template.of(executor, codec) for key, executor in graph.executors.items()}
+    delta: dict[str, bytes | None] = {}
+    blobs: dict[bytes, bytes] = {}
+    for key, executor in graph.executors.items():
+        for cell, encoded in (await _root_cells(executor, templates[key], codec)).items():
+            delta[cell] = encoded.reference
+            blobs.update(encoded.blobs)
+    digest = sha256(f"{name}\0{signature}\0".encode())
+    for cell in sorted(delta):
+        digest.update(cell.encode() + b"\0" + (delta[cell] or b"") + b"\0")
+    root = Commit(
+        id=f"chk_root{digest.hexdigest()[:40]}", parent=None, workflow=name, session_id="", kind="root", seq=0, step=0,
+        created_at=0.0, signature=signature, delta=delta, complete=True, distance=0, blobs=blobs,
+    )  # fmt: skip
+    return Definition(name, graph, codec, outputs, max_iterations, signature, templates, root)
+
+
+async def _root_cells(executor: Executor, template: Template, codec: Codec) -> dict[str, Encoded]:
+    if template.hooked:
+        return {cells.hook_key(executor.id): codec.encode(await save(executor))}
+    return {
+        cells.field_key(executor.id, name): field.encoded for name, field in template.fields.items() if field.declared
+    }

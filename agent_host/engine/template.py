@@ -1,0 +1,268 @@
+"""What of an executor is state, what is configuration, and how a clone is made from the one and the other.
+
+Rule 1: every attribute that can be encoded is state, unless it is taken out with `config()`.
+Rule 2: only what a handler has changed is stored. An attribute no handler has touched comes from the running
+        program, so secrets set in `__init__` never reach a store, and a new limit holds for old conversations.
+Rule 3: what cannot be encoded is shared by all lanes as it is, and must be a foreign object: a client, a lock.
+Rule 4: an executor with hooks stores what its hook returns and nothing else.
+"""
+
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agent_host.engine import annotations, cells
+from agent_host.engine.codec import Codec, Encoded, is_storable_class, storable_classes
+from agent_host.engine.executor import Executor, declared_fields, has_hooks
+from agent_host.errors import ExecutorStateError, UnsupportedValueError, WorkflowCheckpointException
+
+_ENGINE_OWN = "_agent_host_"
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
+_CONTAINERS = (list, tuple, set, frozenset)
+
+
+@dataclass(frozen=True, slots=True)
+class PristineField:
+    """An attribute's value as the program set it. `encoded` is kept in memory and never stored."""
+
+    value: Any
+    encoded: Encoded
+    immutable: bool
+    declared: bool
+
+
+@dataclass(slots=True)
+class Clone:
+    """An executor serving one lane, and which values it was given under which references."""
+
+    executor: Executor
+    taken: dict[str, tuple[Any, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """An executor as the program built it."""
+
+    executor_id: str
+    cls: type[Executor]
+    attributes: Mapping[str, Any]
+    fields: Mapping[str, PristineField]
+    shared: frozenset[str]
+    rebound: Mapping[str, Callable[..., Any]]
+    foreign: tuple[str, ...]
+    hooked: bool
+
+    @classmethod
+    def of(cls, executor: Executor, codec: Codec) -> "Template":
+        """Sort an executor's attributes. Raises `ExecutorStateError` for what is neither state nor foreign."""
+        declared = declared_fields(type(executor))
+        fields: dict[str, PristineField] = {}
+        shared: set[str] = set()
+        rebound: dict[str, Callable[..., Any]] = {}
+        foreign: list[str] = []
+        for name, value in vars(executor).items():
+            if name == "id" or name.startswith(_ENGINE_OWN):
+                continue
+            declaration = declared.get(name)
+            if type(executor)._agent_host_shared or (declaration is not None and not declaration.per_lane):
+                shared.add(name)
+            elif isinstance(value, types.MethodType) and value.__self__ is executor:
+                rebound[name] = value.__func__
+            else:
+                field = _pristine(executor, name, value, codec, declared=declaration is not None)
+                if field is None:
+                    foreign.append(name)
+                else:
+                    fields[name] = field
+        return cls(
+            executor.id, type(executor), dict(vars(executor)), fields, frozenset(shared), rebound, tuple(foreign),
+            has_hooks(executor),
+        )  # fmt: skip
+
+    def clone(self, stored: Mapping[str, bytes], codec: Codec, bodies: Mapping[bytes, Any]) -> Clone:
+        """A copy with the lane's attributes: stored ones from `stored` (attribute to reference), others pristine."""
+        made = object.__new__(self.cls)
+        taken: dict[str, tuple[Any, bytes]] = {}
+        attributes = dict(self.attributes)
+        for name, field in self.fields.items():
+            if name not in stored and not field.immutable:
+                attributes[name] = codec.decode(field.encoded.reference, field.encoded.blobs)
+        for name, reference in stored.items():
+            value = codec.decode(reference, bodies)
+            attributes[name] = value
+            taken[name] = (value, reference)
+        for name, function in self.rebound.items():
+            attributes[name] = types.MethodType(function, made)
+        made.__dict__ = attributes
+        return Clone(made, taken)
+
+    def changed(
+        self,
+        clone: Clone,
+        stored: Mapping[str, bytes],
+        codec: Codec,
+        known: Callable[[bytes], set[bytes]],
+        *,
+        split: bool,
+    ) -> Iterator[tuple[str, Encoded | None]]:
+        """The attributes whose stored form differs from `stored`, as (attribute, new form or None if gone)."""
+        attributes = vars(clone.executor)
+        for name, value in attributes.items():
+            if name == "id" or name in self.shared or name.startswith(_ENGINE_OWN):
+                continue
+            if name in self.foreign or name in self.rebound:
+                self._refuse_rebinding(name, value)
+                continue
+            reference = stored.get(name)
+            pristine = self.fields.get(name)
+            if reference is None and pristine is not None and pristine.immutable and value is pristine.value:
+                continue
+            given = clone.taken.get(name)
+            if given is not None and given[0] is value and given[1] == reference and codec.is_immutable(value):
+                continue
+            encoded = self._encode(name, value, codec, known(reference) if reference else (), split=split)
+            # The pristine form is split like a stored one. Where nothing is stored a long list's form may differ
+            # without a change; that costs one cell in memory and is otherwise without effect.
+            unchanged = reference if reference is not None else pristine and pristine.encoded.reference
+            if encoded.reference != unchanged:
+                yield name, encoded
+        for name in stored:
+            if name not in attributes:
+                self._refuse_deletion(name)
+                yield name, None
+        for name in self.fields:
+            if name not in attributes:
+                self._refuse_deletion(name)
+
+    def _encode(self, name: str, value: Any, codec: Codec, known: Any, *, split: bool) -> Encoded:
+        try:
+            return codec.encode(value, known=known, split=split)
+        except UnsupportedValueError as error:
+            raise UnsupportedValueError(
+                f"Executor {self.executor_id!r} cannot keep its attribute {name!r}: {error}. Use a dataclass that an "
+                f"annotation of the executor names, or declare `{name} = config()` if it is not part of a conversation."
+            ) from None
+
+    def _refuse_rebinding(self, name: str, value: Any) -> None:
+        kept = self.attributes.get(name)
+        same = value is kept or (name in self.rebound and getattr(value, "__func__", None) is self.rebound[name])
+        if not same:
+            raise ExecutorStateError(
+                f"A handler of executor {self.executor_id!r} replaced the attribute {name!r}, which all conversations "
+                f"share because it cannot be stored. Declare `{name} = config()` if the replacement is not part of a "
+                "conversation, or keep the changing part in an attribute of its own."
+            )
+
+    def _refuse_deletion(self, name: str) -> None:
+        if name in self.fields:
+            raise ExecutorStateError(
+                f"A handler of executor {self.executor_id!r} deleted the attribute {name!r}; set it to None instead."
+            )
+
+
+async def restore(clone: Clone, template: Template, saved: dict[str, Any] | None) -> None:
+    """Run the restore hook of a clone, if its class has hooks and something was saved."""
+    if template.hooked and saved is not None:
+        await clone.executor.on_checkpoint_restore(saved)
+
+
+async def save(executor: Executor) -> dict[str, Any]:
+    """Run the save hook. Raises `WorkflowCheckpointException` for a result that could not be restored."""
+    saved = await executor.on_checkpoint_save()
+    if type(saved) is not dict or not all(type(key) is str for key in saved):
+        raise WorkflowCheckpointException(
+            f"on_checkpoint_save of executor {executor.id!r} returned a {type(saved).__name__}; "
+            "it must return a dict with text keys."
+        )
+    return saved
+
+
+def _pristine(executor: Executor, name: str, value: Any, codec: Codec, *, declared: bool) -> PristineField | None:
+    hint = _annotation(type(executor), name)
+    codec.allow(storable_classes(hint) if hint else ())
+    codec.allow(_classes_of(value))
+    try:
+        encoded = codec.encode(value)
+    except UnsupportedValueError as error:
+        if declared:
+            raise ExecutorStateError(
+                f"The state {name!r} of executor {executor.id!r} cannot be stored: {error}. "
+                "Use a dataclass or a type of the standard library."
+            ) from None
+        _refuse_own_objects(executor, name, value, codec)
+        return None
+    return PristineField(value, encoded, codec.is_immutable(value), declared)
+
+
+def _annotation(cls: type, name: str) -> list[Any]:
+    import typing
+
+    try:
+        hint = typing.get_type_hints(cls).get(name)
+    except (NameError, TypeError):
+        return []
+    return [] if hint is None else [hint]
+
+
+def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
+    if isinstance(value, dict) and depth < 20:
+        for key, item in value.items():
+            yield from _leaves(key, depth + 1)
+            yield from _leaves(item, depth + 1)
+    elif isinstance(value, _CONTAINERS) and depth < 20:
+        if type(value) not in _CONTAINERS:
+            yield value
+        for item in value:
+            yield from _leaves(item, depth + 1)
+    else:
+        yield value
+
+
+def _classes_of(value: Any) -> list[type]:
+    found: dict[type, None] = {}
+    for leaf in _leaves(value):
+        cls = type(leaf)
+        if cls in found or not is_storable_class(cls):
+            continue
+        found[cls] = None
+        for name in annotations.field_types(cls):
+            for inner in _classes_of(getattr(leaf, name, None)):
+                found[inner] = None
+    return list(found)
+
+
+def _refuse_own_objects(executor: Executor, name: str, value: Any, codec: Codec) -> None:
+    home = type(executor).__module__
+    for leaf in _leaves(value):
+        cls = type(leaf)
+        if codec.allows(cls) or isinstance(leaf, _FUNCTIONS):
+            continue
+        if cls.__module__ == home or cls.__module__.partition(".")[0] == home.partition(".")[0] != "builtins":
+            raise ExecutorStateError(
+                f"Executor {executor.id!r} keeps a {cls.__qualname__} in {name!r}, which cannot be stored, and all "
+                f"conversations would share it. Make {cls.__qualname__} a dataclass, write checkpoint hooks, or declare "
+                f"`{name} = config()` if it is meant to be shared."
+            )
+        _refuse_bound_inside(executor, name, leaf)
+
+
+def _refuse_bound_inside(executor: Executor, name: str, leaf: Any) -> None:
+    for inner in _leaves(getattr(leaf, "__dict__", {})):
+        if isinstance(inner, types.MethodType) and inner.__self__ is executor:
+            raise ExecutorStateError(
+                f"The {type(leaf).__qualname__} in {name!r} of executor {executor.id!r} holds the executor's own method "
+                f"{inner.__name__!r}: it would always act on the original, not on the conversation it is called in. "
+                "Pass a function that does not belong to the executor."
+            )
+
+
+def stored_fields(lane_cells: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """The stored attributes of every executor: id to attribute to reference."""
+    found: dict[str, dict[str, bytes]] = {}
+    for key, reference in lane_cells.items():
+        if key.startswith(cells.EXECUTOR):
+            executor, attribute = cells.split_executor_key(key)
+            if attribute is not None:
+                found.setdefault(executor, {})[attribute] = reference
+    return found

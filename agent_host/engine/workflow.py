@@ -1,0 +1,516 @@
+"""The workflow object: an immutable definition that serves any number of sessions at once.
+
+Rule 1: a session has one run at a time. The claim belongs to the run: only its owner gives it back, and a run that
+        was dropped before it began has claimed nothing.
+Rule 2: nothing about a run is kept here; what a session is stands in its head commit.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, overload
+
+from agent_host.engine.cells import QUEUE
+from agent_host.engine.checkpoint import Commit
+from agent_host.engine.codec import Codec
+from agent_host.engine.definition import Definition, OutputDesignation, capture
+from agent_host.engine.events import WorkflowEvent, WorkflowRunResult, WorkflowRunState
+from agent_host.engine.executor import Executor
+from agent_host.engine.graph import Graph
+from agent_host.engine.lane import Lane, View, Waiting, read_view
+from agent_host.engine.runner import Durability, Run, RunOptions, new_commit_id
+from agent_host.engine.storage import (
+    CheckpointStorage,
+    HeadPublisher,
+    InMemoryCheckpointStorage,
+    blobs_with_root,
+    head_view,
+    root_view,
+)
+from agent_host.errors import (
+    CheckpointNotFoundError,
+    WorkflowBusyError,
+    WorkflowCheckpointException,
+    WorkflowException,
+    WorkflowRunnerException,
+)
+
+DEFAULT_SESSION = "default"
+
+
+class _Nothing:
+    def __repr__(self) -> str:
+        return "<no message>"
+
+
+_NO_MESSAGE: Any = _Nothing()
+
+
+class _Claim:
+    """Proof that a run owns a session. Held weakly by the workflow: a claim nobody holds is no claim.
+
+    The run of a stream belongs to whoever holds the stream; when that is dropped, the claim is abandoned.
+    """
+
+    __slots__ = ("__weakref__", "_stream", "task")
+
+    def __init__(self, task: "asyncio.Task[Any] | None", stream: "weakref.ref[ResponseStream] | None") -> None:
+        self.task = task
+        self._stream = stream
+
+    @property
+    def is_abandoned(self) -> bool:
+        return self._stream is not None and self._stream() is None
+
+
+@dataclass(slots=True)
+class _Session:
+    """A session that lives in this process only: where it stands, and what it has not finished."""
+
+    view: View
+    waiting: Waiting = field(default_factory=Waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The arguments of one `run` call."""
+
+    message: Any
+    responses: Mapping[str, Any] | None
+    session_id: str
+    checkpoint_id: str | None
+    storage: CheckpointStorage | None
+    options: RunOptions
+    include_status_events: bool
+
+    def __post_init__(self) -> None:
+        if self.message is not _NO_MESSAGE and self.responses:
+            raise ValueError("run() takes a message or responses, not both.")
+
+
+class Workflow:
+    """A graph of executors, ready to run. Made by `WorkflowBuilder.build()`; safe to share between tasks."""
+
+    def __init__(
+        self,
+        *,
+        graph: Graph,
+        name: str,
+        description: str | None,
+        codec: Codec,
+        outputs: OutputDesignation,
+        max_iterations: int,
+        signature: str,
+        storage: CheckpointStorage | None,
+    ) -> None:
+        self.graph = graph
+        self.name = name
+        self.description = description
+        self.signature = signature
+        self.max_iterations = max_iterations
+        self._codec = codec
+        self._outputs = outputs
+        self._storage = storage
+        self._definition: Definition | None = None
+        self._claims: dict[tuple[int, str], weakref.ref[_Claim]] = {}
+        self._sessions: dict[str, _Session] = {}
+        self._pinned = InMemoryCheckpointStorage(codec)
+        self._status = WorkflowRunState.IDLE
+
+    def __repr__(self) -> str:
+        running = sum(1 for claim in self._claims.values() if claim() is not None)
+        return f"<Workflow {self.name!r}, {len(self.graph.executors)} executors, {running} sessions running>"
+
+    # --- Run ---
+
+    @overload
+    def run(
+        self, message: Any = ..., *, stream: Literal[False] = False, responses: Mapping[str, Any] | None = None,
+        session_id: str = ..., checkpoint_id: str | None = None, checkpoint_storage: CheckpointStorage | None = None,
+        max_iterations: int | None = None, durability: Durability = "step", include_status_events: bool = False,
+        turn: Any = None,
+    ) -> Awaitable[WorkflowRunResult]: ...  # fmt: skip
+    @overload
+    def run(
+        self, message: Any = ..., *, stream: Literal[True], responses: Mapping[str, Any] | None = None,
+        session_id: str = ..., checkpoint_id: str | None = None, checkpoint_storage: CheckpointStorage | None = None,
+        max_iterations: int | None = None, durability: Durability = "step", include_status_events: bool = False,
+        turn: Any = None,
+    ) -> "ResponseStream": ...  # fmt: skip
+    def run(
+        self,
+        message: Any = _NO_MESSAGE,
+        *,
+        stream: bool = False,
+        responses: Mapping[str, Any] | None = None,
+        session_id: str = DEFAULT_SESSION,
+        checkpoint_id: str | None = None,
+        checkpoint_storage: CheckpointStorage | None = None,
+        max_iterations: int | None = None,
+        durability: Durability = "step",
+        include_status_events: bool = False,
+        turn: Any = None,
+    ) -> "Awaitable[WorkflowRunResult] | ResponseStream":
+        """Run the workflow in a session until nothing is queued.
+
+        `message` is a new input, `responses` answers open requests by id; with neither, queued work goes on.
+        `checkpoint_id` starts from that commit instead of the session's head; it may be combined with either.
+        `durability="step"` commits every superstep, `"turn"` once at rest. `turn` is handed to handlers as
+        `ctx.turn`. With `stream=True` the result is a `ResponseStream` of events.
+
+        Raises `WorkflowBusyError` if the session has a run already, and whatever a handler raised; the session then
+        stands at its last commit and can be run again at once.
+        """
+        options = RunOptions(durability=durability, max_iterations=max_iterations, streaming=stream, turn=turn)
+        request = _Request(
+            message, responses, session_id, checkpoint_id, checkpoint_storage or self._storage, options,
+            include_status_events,
+        )  # fmt: skip
+        if stream:
+            return ResponseStream(lambda sink, owner: self._run(request, sink, owner))
+        return self._run(request)
+
+    async def _run(
+        self,
+        request: _Request,
+        sink: Callable[[WorkflowEvent], None] | None = None,
+        stream: "weakref.ref[ResponseStream] | None" = None,
+    ) -> WorkflowRunResult:
+        events: list[WorkflowEvent] = []
+
+        def hear(event: WorkflowEvent) -> None:
+            events.append(event)
+            if sink is not None:
+                sink(event)
+
+        key = (id(request.storage), request.session_id)
+        claim = await self._claim(key, stream)
+        try:
+            definition = await self.definition()
+            run = await self._open(definition, request, hear)
+            try:
+                await self._drive(run, request)
+            except BaseException:
+                await self._show(definition, request)
+                raise
+            finally:
+                if request.session_id == DEFAULT_SESSION:
+                    self._status = run.state
+            checkpoint = run.lane.view.commit_id if request.storage is not None else None
+            return WorkflowRunResult(
+                events, session_id=request.session_id, checkpoint_id=checkpoint,
+                include_status=request.include_status_events,
+            )  # fmt: skip
+        finally:
+            self._give_back(key, claim)
+
+    async def _open(self, definition: Definition, request: _Request, hear: Callable[[WorkflowEvent], None]) -> Run:
+        """Find where the session stands, and materialise it."""
+        storage, session_id = request.storage, request.session_id
+        publisher, live = None, None
+        if storage is None:
+            session = self._sessions.get(session_id)
+            view = session.view if session else root_view(definition.root)
+            live = session.waiting if session else Waiting()
+            read = blobs_with_root(definition.root, self._pinned.log.blobs)
+            if request.checkpoint_id:
+                view, live = await self._pinned_view(definition, request.checkpoint_id), None
+        else:
+            storage.bind(definition.codec)
+            log = storage.log
+            head, view = await head_view(log, self.name, session_id, definition.root)
+            if request.checkpoint_id:
+                view = await self._view_at(definition, storage, request.checkpoint_id)
+            publisher = HeadPublisher(log, session_id, head, definition.root)
+            read = blobs_with_root(definition.root, log.blobs)
+        lane = await Lane.open(session_id, definition, view, read, stored=storage is not None, live=live)
+        if session_id == DEFAULT_SESSION:
+            self._inspectable(lane)
+        return Run(lane, publisher, hear, request.options)
+
+    async def _drive(self, run: Run, request: _Request) -> None:
+        """Feed the run, let it come to rest, and note where the session stands if it lives in this process."""
+        stands = _Session(run.lane.view, run.lane.waiting)
+        try:
+            if request.message is not _NO_MESSAGE:
+                await run.start(request.message)
+            elif request.responses:
+                await run.answer(request.responses)
+            else:
+                run.resume()
+            await run.to_rest()
+        finally:
+            if request.options.durability == "step" or run.at_rest:
+                stands = _Session(run.lane.view, run.settled)
+            if request.storage is None:
+                self._sessions[request.session_id] = stands
+
+    async def _view_at(self, definition: Definition, storage: CheckpointStorage, checkpoint_id: str) -> View:
+        if checkpoint_id == definition.root.id:
+            return root_view(definition.root)
+        commit, view = await read_view(storage.log.chain, checkpoint_id)
+        if commit.workflow != self.name:
+            raise WorkflowCheckpointException(
+                f"The checkpoint {checkpoint_id!r} belongs to the workflow {commit.workflow!r}, not to {self.name!r}."
+            )
+        return view
+
+    async def _pinned_view(self, definition: Definition, checkpoint_id: str) -> View:
+        try:
+            return await self._view_at(definition, self._pinned, checkpoint_id)
+        except CheckpointNotFoundError:
+            raise CheckpointNotFoundError(
+                f"There is no checkpoint {checkpoint_id!r} in this process; pass the checkpoint_storage that holds it."
+            ) from None
+
+    # --- Checkpoints ---
+
+    async def create_checkpoint(
+        self, session_id: str = DEFAULT_SESSION, *, checkpoint_storage: CheckpointStorage | None = None
+    ) -> str:
+        """The id of the commit the session stands at; a session that has never run stands at the initial state.
+
+        Costs nothing but the root commit of a new session. Refused with `WorkflowBusyError` during a run, and with
+        `WorkflowCheckpointException` while messages are queued; open requests are part of the checkpoint.
+        """
+        storage = checkpoint_storage or self._storage
+        async with self._idle(storage, session_id):
+            definition = await self.definition()
+            if storage is None:
+                return await self._pin(definition, session_id)
+            storage.bind(definition.codec)
+            head, view = await head_view(storage.log, self.name, session_id, definition.root)
+            if any(key.startswith(QUEUE) for key in view.cells):
+                raise self._queued(session_id)
+            if head is None:
+                await storage.log.commit([dataclasses.replace(definition.root, session_id=session_id)], None)
+            return view.commit_id
+
+    async def _pin(self, definition: Definition, session_id: str) -> str:
+        """Keep what an in-process session holds under an id."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            await self._pinned.log.commit([definition.root], await self._pinned.log.head(self.name, ""))
+            return definition.root.id
+        if session.waiting.queue:
+            raise self._queued(session_id)
+        read = blobs_with_root(definition.root, self._pinned.log.blobs)
+        lane = await Lane.open(session_id, definition, session.view, read, live=session.waiting)
+        lane.settle_waiting()
+        commit = lane.commit("manual", new_commit_id(), 0.0, steps=0)
+        view = lane.view if commit else session.view
+        whole = _whole_commit(definition, session_id, view, commit)
+        if await self._pinned.log.chain(view.commit_id) == []:
+            await self._pinned.log.commit([whole], await self._pinned.log.head(self.name, session_id))
+        session.view = view
+        return view.commit_id
+
+    async def reset(
+        self, session_id: str = DEFAULT_SESSION, *, checkpoint_storage: CheckpointStorage | None = None
+    ) -> None:
+        """Put a session back to the initial state: requests, queue and executor state are gone from it.
+
+        Its earlier checkpoints stay and can be run from. Refused with `WorkflowBusyError` during a run.
+        """
+        storage = checkpoint_storage or self._storage
+        async with self._idle(storage, session_id):
+            definition = await self.definition()
+            if storage is None:
+                self._sessions.pop(session_id, None)
+            else:
+                head = await storage.log.head(self.name, session_id)
+                if head is not None and head != definition.root.id:
+                    await storage.log.move_head(self.name, session_id, definition.root.id, head)
+            await self._show_at(definition, session_id, root_view(definition.root), storage)
+        if session_id == DEFAULT_SESSION:
+            self._status = WorkflowRunState.IDLE
+
+    async def get_last_checkpoint_id(
+        self, session_id: str = DEFAULT_SESSION, *, checkpoint_storage: CheckpointStorage | None = None
+    ) -> str | None:
+        """The head of a session in its storage; None if there is none."""
+        storage = checkpoint_storage or self._storage
+        return await storage.log.head(self.name, session_id) if storage is not None else None
+
+    # --- What it is ---
+
+    @property
+    def status(self) -> WorkflowRunState:
+        """Where the default session's last run ended, or stands."""
+        return self._status
+
+    @property
+    def input_types(self) -> list[Any]:
+        """What `run` takes as message."""
+        return self.graph.executors[self.graph.start].input_types
+
+    def get_start_executor(self) -> Executor:
+        return self.graph.executors[self.graph.start]
+
+    def get_executors_list(self) -> list[Executor]:
+        return list(self.graph.executors.values())
+
+    async def definition(self) -> Definition:
+        """The workflow with its initial state, taken once, when it is first needed.
+
+        Raises `ExecutorStateError` if an executor holds something that could be neither stored nor shared.
+        """
+        if self._definition is None:
+            made = await capture(self.name, self.graph, self._codec, self._outputs, self.max_iterations, self.signature)
+            self._definition = self._definition or made
+        return self._definition
+
+    # --- The claim on a session ---
+
+    async def _claim(self, key: tuple[int, str], stream: "weakref.ref[ResponseStream] | None" = None) -> _Claim:
+        held = self._holder(key)
+        if held is not None and held.is_abandoned and held.task is not None:
+            await _end(held.task)  # the stream of that run was dropped: nobody can read it any more
+            held = self._holder(key)
+        if held is not None:
+            raise WorkflowBusyError(
+                f"Session {key[1]!r} of workflow {self.name!r} has a run already. Await it, or use another session_id."
+            )
+        claim = _Claim(asyncio.current_task(), stream)
+        self._claims[key] = weakref.ref(claim)
+        return claim
+
+    def _holder(self, key: tuple[int, str]) -> _Claim | None:
+        held = self._claims.get(key)
+        return held() if held is not None else None
+
+    def _give_back(self, key: tuple[int, str], claim: _Claim) -> None:
+        if self._holder(key) in (claim, None):
+            self._claims.pop(key, None)
+
+    @contextlib.asynccontextmanager
+    async def _idle(self, storage: CheckpointStorage | None, session_id: str) -> AsyncIterator[None]:
+        key = (id(storage), session_id)
+        claim = await self._claim(key)
+        try:
+            yield
+        finally:
+            self._give_back(key, claim)
+
+    def _queued(self, session_id: str) -> WorkflowException:
+        return WorkflowCheckpointException(
+            f"Session {session_id!r} has queued messages of a run that did not finish. Continue it with run(), "
+            "or drop it with reset(), then make the checkpoint."
+        )
+
+    # --- The default session shows in the executors the program made ---
+
+    def _inspectable(self, lane: Lane) -> None:
+        """Let the original executors show the default session's attributes. One loop that cannot fail."""
+        for name, clone in lane.clones.items():
+            self.graph.executors[name].__dict__ = vars(clone.executor)
+
+    async def _show(self, definition: Definition, request: _Request) -> None:
+        """After a run that did not finish: show what the session stands at, not what the run left behind."""
+        if request.session_id != DEFAULT_SESSION:
+            return
+        if request.storage is None:
+            session = self._sessions.get(DEFAULT_SESSION)
+            view = session.view if session else root_view(definition.root)
+        else:
+            _, view = await head_view(request.storage.log, self.name, DEFAULT_SESSION, definition.root)
+        await self._show_at(definition, DEFAULT_SESSION, view, request.storage)
+
+    async def _show_at(
+        self, definition: Definition, session_id: str, view: View, storage: CheckpointStorage | None
+    ) -> None:
+        if session_id != DEFAULT_SESSION:
+            return
+        read = blobs_with_root(definition.root, (storage or self._pinned).log.blobs)
+        self._inspectable(await Lane.open(session_id, definition, view, read, live=Waiting()))
+
+
+def _whole_commit(definition: Definition, session_id: str, view: View, made: Commit | None) -> Commit:
+    return Commit(
+        id=view.commit_id, parent=None, workflow=definition.name, session_id=session_id, kind="manual", seq=view.seq,
+        step=view.step, created_at=0.0, signature=definition.signature, delta=dict(view.cells), complete=True, distance=0,
+        blobs=made.blobs if made else {},
+    )  # fmt: skip
+
+
+class ResponseStream:
+    """The events of a run while it happens. Nothing starts before the first event is asked for.
+
+    Iterate it, then `get_final_response()` for the result. Leaving early is fine: `close()`, the end of an
+    `async with` block, or dropping the stream ends the run, whose tasks are cancelled and awaited.
+    """
+
+    def __init__(self, start: "_Start") -> None:
+        self._running = _Running(start, weakref.ref(self))
+        self._iterator: AsyncGenerator[WorkflowEvent, None] | None = None
+
+    def __aiter__(self) -> AsyncIterator[WorkflowEvent]:
+        if self._iterator is None:
+            self._iterator = self._running.events()
+        return self._iterator
+
+    async def get_final_response(self) -> WorkflowRunResult:
+        """Run to the end, if that has not happened, and return the result. Raises what the run raised."""
+        async for _ in self:
+            pass
+        task = self._running.task
+        if task is None or task.cancelled():
+            raise WorkflowRunnerException("The stream was closed before its run ended.")
+        return task.result()
+
+    async def close(self) -> None:
+        """End the run if it has not ended; its tasks are awaited."""
+        if self._iterator is not None:
+            await self._iterator.aclose()
+
+    async def __aenter__(self) -> "ResponseStream":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class _Running:
+    """The run behind a stream. Does not refer to the stream, so that dropping the stream ends the run."""
+
+    def __init__(self, start: "_Start", stream: "weakref.ref[ResponseStream]") -> None:
+        self._start = start
+        self._stream = stream
+        self.task: asyncio.Task[WorkflowRunResult] | None = None
+
+    async def events(self) -> AsyncGenerator[WorkflowEvent, None]:
+        waiting: asyncio.Queue[WorkflowEvent | None] = asyncio.Queue()
+        task = self.task = asyncio.ensure_future(self._start(waiting.put_nowait, self._stream))
+        task.add_done_callback(lambda _: waiting.put_nowait(None))
+        try:
+            while (event := await waiting.get()) is not None:
+                yield event
+            await task
+        finally:
+            await _end(task)
+
+
+_Start = Callable[
+    [Callable[[WorkflowEvent], None], "weakref.ref[ResponseStream]"], Coroutine[Any, Any, WorkflowRunResult]
+]
+
+
+async def _end(task: "asyncio.Task[Any]") -> None:
+    """Cancel a task and wait until it has really ended, even if the waiting is cancelled meanwhile."""
+    task.cancel()
+    interrupted = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            interrupted = True
+    if not task.cancelled():
+        task.exception()
+    if interrupted:
+        raise asyncio.CancelledError

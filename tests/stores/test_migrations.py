@@ -1,0 +1,77 @@
+"""Migrations of SQLite files: whole steps, in order, ending at the schema that is written down."""
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent_host.stores import queries
+from agent_host.stores.migrate import Migration, migrate, migrations, version_of
+
+STORES = Path(queries.__file__).parent
+STEPS = [
+    Migration(1, "CREATE TABLE a (x)"),
+    Migration(2, "ALTER TABLE a ADD COLUMN y; INSERT INTO a VALUES (1, 2);"),
+]
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def schema(connection: sqlite3.Connection) -> dict[str, str]:
+    rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {name: " ".join(sql.split()) for name, sql in rows}
+
+
+def test_all_migrations_make_the_schema(connection: sqlite3.Connection) -> None:
+    """Taken one after the other, the steps give exactly the tables and indexes of schema.sql."""
+    for number, step in enumerate(migrations(), start=1):
+        assert step.version == number
+        migrate(connection, migrations()[:number])
+    written_down = sqlite3.connect(":memory:")
+    written_down.executescript(queries.sql_text("sqlite/schema.sql"))
+    assert schema(connection) == schema(written_down)
+    written_down.close()
+
+
+def test_steps_are_taken_once(connection: sqlite3.Connection) -> None:
+    """An older file is brought up to date without repeating what it has seen; a current one is left alone."""
+    migrate(connection, STEPS[:1])
+    assert version_of(connection) == 1
+    for _ in range(2):
+        migrate(connection, STEPS)
+        assert version_of(connection) == 2
+        assert connection.execute("SELECT x, y FROM a").fetchall() == [(1, 2)]
+
+
+def test_a_step_that_fails_leaves_no_trace(connection: sqlite3.Connection) -> None:
+    """Its statements are undone, the steps before it stay, and the file says so."""
+    broken = Migration(3, "CREATE TABLE b (x); INSERT INTO nowhere VALUES (1);")
+    with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+        migrate(connection, [*STEPS, broken])
+    assert version_of(connection) == 2
+    assert set(schema(connection)) == {"a"}
+
+
+def test_queries_are_described_and_used() -> None:
+    """Each statement has one sentence of description, and the code names exactly the statements that exist."""
+    sections = re.findall(r"^-- (\w+) --\n-- [A-Z][^\n]*\.\n(?!--)", queries.sql_text("queries.sql"), re.MULTILINE)
+    code = "".join(path.read_text() for path in STORES.glob("*.py"))
+    assert sections == list(queries.QUERIES)
+    assert set(re.findall(r'QUERIES\["(\w+)"\]', code)) == set(sections)
+
+
+def test_queries_are_valid(connection: sqlite3.Connection) -> None:
+    """Every statement can be prepared on the schema, and finds its rows through an index where there is one."""
+    migrate(connection, migrations())
+    for name, text in queries.QUERIES.items():
+        statement = text.replace("...", "?")
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", ["x"] * statement.count("?")).fetchall()
+        scans = [row[3] for row in plan if re.match(r"SCAN (commits|responses|blobs|c)\b", row[3])]
+        assert not scans, (name, scans)

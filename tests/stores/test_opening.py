@@ -1,0 +1,216 @@
+"""Opening a store: addresses, and files that cannot be used."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent_host.errors import StoreError, StoreFormatError, StoreLockedError
+from agent_host.stores import open_store
+from agent_host.stores.migrate import APPLICATION_ID, migrations
+from agent_host.testing.commit_log_contract import ROOT
+from agent_host.testing.store_contract import response
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("sqlite://", "in memory"),
+        ("sqlite:///:memory:", "in memory"),
+        (":memory:", "in memory"),
+        ("sqlite:///data/a.db", f"{os.getcwd()}/data/a.db"),
+        ("sqlite:////srv/a.db", " /srv/a.db"),
+        ("data/a.db", f"{os.getcwd()}/data/a.db"),
+        ("/srv/a.db", " /srv/a.db"),
+    ],
+)
+def test_addresses(url: str, shown: str) -> None:
+    """An address is a sqlite URL or the path of a file; nothing is opened by naming it."""
+    assert shown in repr(open_store(url))
+
+
+@pytest.mark.parametrize("url", ["redis://host", "sqlite:a.db", "sqlite://host/a.db", "mysql:///a", ""])
+def test_other_addresses_are_refused(url: str) -> None:
+    """The error names the address and the ones that work."""
+    with pytest.raises(StoreError, match=r"sqlite:///relative/path\.db") as caught:
+        open_store(url)
+    assert repr(url) in str(caught.value)
+
+
+async def refused(path: Path | str, kind: type[StoreError]) -> str:
+    store = open_store(str(path))
+    with pytest.raises(kind) as caught:
+        await store.open()
+    assert type(caught.value) is kind
+    await store.aclose()
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+async def test_a_missing_directory_is_made(tmp_path: Path) -> None:
+    """The first start needs no preparation."""
+    store = open_store(f"{tmp_path}/not/yet/there/a.db")
+    await store.open()
+    await store.aclose()
+    assert (tmp_path / "not/yet/there/a.db").exists()
+
+
+async def test_a_stored_file_is_opened_again(tmp_path: Path) -> None:
+    """What one store has written the next one reads; the file is marked as ours."""
+    for expected in (False, True):
+        store = open_store(f"{tmp_path}/a.db")
+        await store.open()
+        assert await store.holds_root(ROOT.id) is expected
+        if not expected:
+            await store.finish("", response("1", ROOT, ROOT), [ROOT])
+        await store.aclose()
+    connection = sqlite3.connect(tmp_path / "a.db")
+    assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    assert connection.execute("PRAGMA user_version").fetchone() == (migrations()[-1].version,)
+    connection.close()
+
+
+async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    """It is named, refused and left as it is."""
+    path = tmp_path / "notes.txt"
+    path.write_text("dear diary, " * 100)
+    assert "not a SQLite database" in await refused(path, StoreFormatError)
+    assert path.read_text() == "dear diary, " * 100
+
+
+async def test_a_database_of_another_program(tmp_path: Path) -> None:
+    """With tables or a mark that are not ours a database is refused and left as it is."""
+    for name, statement in (("tables.db", "CREATE TABLE t (x)"), ("mark.db", "PRAGMA application_id = 7")):
+        path = tmp_path / name
+        connection = sqlite3.connect(path)
+        connection.execute(statement)
+        connection.close()
+        before = path.read_bytes()
+        assert "another program" in await refused(path, StoreFormatError)
+        assert path.read_bytes() == before
+
+
+async def test_a_file_of_a_newer_version(tmp_path: Path) -> None:
+    """Both versions and the remedy are named."""
+    store = open_store(f"{tmp_path}/a.db")
+    await store.open()
+    await store.aclose()
+    connection = sqlite3.connect(tmp_path / "a.db")
+    connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    message = await refused(tmp_path / "a.db", StoreFormatError)
+    assert "format 999" in message
+    assert f"up to {migrations()[-1].version}" in message
+    assert "Upgrade" in message
+
+
+async def test_a_damaged_file(tmp_path: Path) -> None:
+    """A file whose pages are overwritten is a damaged store, not an error of sqlite3."""
+    store = open_store(f"{tmp_path}/a.db")
+    await store.open()
+    await store.aclose()
+    with open(tmp_path / "a.db", "r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 4000)
+    assert "damaged" in await refused(tmp_path / "a.db", StoreFormatError)
+
+
+async def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    """The remedy names a file in it."""
+    assert f"{tmp_path}/agent_host.db" in await refused(tmp_path, StoreError)
+
+
+async def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    """A file where a directory is needed is named."""
+    (tmp_path / "file").write_text("")
+    assert "cannot be used" in await refused(tmp_path / "file" / "a.db", StoreError)
+
+
+@pytest.fixture
+def folder_of_nobody() -> Iterator[Path]:
+    """A directory, and a process that is not root in it: root may write everywhere."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        if os.geteuid() == 0:
+            os.chown(name, 65534, -1)
+            os.seteuid(65534)
+            yield Path(name)
+            os.seteuid(0)
+        else:
+            yield Path(name)
+        os.chmod(name, 0o755)
+
+
+async def test_a_directory_without_permission(folder_of_nobody: Path) -> None:
+    """The file and the remedy are named."""
+    folder_of_nobody.chmod(0o555)
+    assert "Allow this user" in await refused(folder_of_nobody / "a.db", StoreError)
+    assert "Allow this user" in await refused(folder_of_nobody / "new" / "a.db", StoreError)
+
+
+async def test_a_read_only_file(folder_of_nobody: Path) -> None:
+    """A store that can be read but not written is refused at the start, not at the first turn."""
+    path = folder_of_nobody / "a.db"
+    store = open_store(str(path))
+    await store.open()
+    await store.aclose()
+    path.chmod(0o444)
+    assert "read-only" in await refused(path, StoreError)
+
+
+async def test_a_second_store_in_one_process(tmp_path: Path) -> None:
+    """The file is taken until the first store is closed; the second may then try again."""
+    first, second = open_store(f"{tmp_path}/a.db"), open_store(f"{tmp_path}/a.db")
+    await first.open()
+    with pytest.raises(StoreLockedError):
+        await second.open()
+    await first.aclose()
+    await second.open()
+    await second.aclose()
+
+
+async def test_a_second_process(tmp_path: Path) -> None:
+    """It is refused with the file, the process that has it and the remedy; when that has ended, it may open."""
+    script = (
+        "import asyncio, sys\n"
+        "from agent_host.stores import open_store\n"
+        "async def main():\n"
+        "    store = open_store(sys.argv[1])\n"
+        "    await store.open()\n"
+        "    print('open', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "    await store.aclose()\n"
+        "asyncio.run(main())\n"
+    )
+    path = tmp_path / "a.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert await asyncio.to_thread(process.stdout.readline) == b"open\n"
+        message = await refused(path, StoreLockedError)
+        assert f"process {process.pid}" in message
+        assert "PostgreSQL" in message
+        process.kill()
+    store = open_store(str(path))
+    await store.open()
+    await store.aclose()
+
+
+async def test_an_open_that_is_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
+    """The file is free again, for this store and for others."""
+    store = open_store(f"{tmp_path}/a.db")
+    task = asyncio.create_task(store.open())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await store.open()
+    assert not await store.holds_root(ROOT.id)
+    await store.aclose()
