@@ -4,9 +4,9 @@
 deltas of one invocation become one message of the response.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Role = Literal["user", "assistant", "system", "developer", "tool"]
 
@@ -73,3 +73,19 @@ class TextDelta:
     """
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a request says besides its input: `ctx.turn`. Read-only, and never part of a checkpoint."""
+
+    response_id: str
+    previous_response_id: str | None = None
+    conversation_id: str | None = None
+    model: str | None = None
+    instructions: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str | Mapping[str, Any] = "auto"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
+    client_headers: Mapping[str, str] = field(default_factory=dict)

@@ -327,10 +327,11 @@ def replay(response: Mapping[str, Any], journal: Iterable[Sequence[int]]) -> lis
     """
     entries = [(index, entry) for index, entry in journal]
     output: list[Item] = response["output"]
-    if response["status"] not in _ENDINGS or any(not 0 <= index < len(output) for index, _ in entries):
+    known = all(0 <= index < len(output) and OPENED_COMMENTARY <= entry != 0 for index, entry in entries)
+    if response["status"] not in _ENDINGS or not known:
         raise IllegalMove("Only a finished response can be replayed, and only with its own journal.")
     ids = iter(item["id"] for item in output)
-    transcript = Transcript(facts_of(response), lambda prefix: str(next(ids)))
+    transcript = Transcript(facts_of(response), lambda prefix: next(ids, ""))
     told = transcript.created()
     if response["background"]:
         told += transcript.queued()

@@ -167,6 +167,9 @@ def finished(transcript: Transcript, *texts: str) -> dict[str, Any]:
         [[0, -1], [0, 5], [0, -2], [1, -1]],
         [[0, 5], [0, -1], [0, -2]],
         [[-1, -1]],
+        [[0, -1], [0, -1]],
+        [[0, -1], [0, 5], [0, -7], [0, -2]],
+        [[0, -1], [0, 0], [0, 5], [0, -2]],
     ],
 )
 def test_a_journal_of_another_response_is_refused(transcript: Transcript, journal: list[list[int]]) -> None:

@@ -19,12 +19,13 @@ from agent_host.wire.response import (
 )
 
 Check = Callable[[dict[str, Any]], None]
-REQUIRED_KEYS = set(
-    "id object created_at completed_at status error incomplete_details model instructions previous_response_id "
-    "conversation output usage parallel_tool_calls tools tool_choice truncation text temperature top_p "
-    "presence_penalty frequency_penalty top_logprobs reasoning max_output_tokens max_tool_calls store background "
-    "service_tier metadata safety_identifier prompt_cache_key user".split()
-)
+REQUIRED_KEYS = {
+    *("id", "object", "created_at", "completed_at", "status", "error", "incomplete_details", "model", "instructions"),
+    *("previous_response_id", "conversation", "output", "usage", "parallel_tool_calls", "tools", "tool_choice"),
+    *("truncation", "text", "temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs"),
+    *("reasoning", "max_output_tokens", "max_tool_calls", "store", "background", "service_tier", "metadata"),
+    *("safety_identifier", "prompt_cache_key", "user"),
+}
 ENDINGS: dict[Status, dict[str, Any]] = {
     "queued": {},
     "in_progress": {},

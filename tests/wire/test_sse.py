@@ -1,8 +1,10 @@
 """Events as bytes and back."""
 
+from itertools import pairwise
+
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_host.wire.sse import KEEP_ALIVE, Decoder, encode
@@ -34,13 +36,14 @@ def test_fed_byte_by_byte_nothing_is_lost() -> None:
     assert got == [(len(encode(EVENT)) - 1, EVENT), (len(frames) - 1, {"type": "b"})]
 
 
+@settings(deadline=None)
 @given(EVENTS, st.lists(st.integers(0, 2000)))
 def test_cuts_do_not_matter(events: list[dict[str, object]], cuts: list[int]) -> None:
     """However the bytes of a stream are cut, the same events come out."""
     stream = b"".join(KEEP_ALIVE + encode(event) for event in events)
     edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
     decoder = Decoder()
-    pieces = [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [stream[start:end] for start, end in pairwise(edges)]
     assert [event for piece in pieces for event in decoder.feed(piece)] == events
 
 

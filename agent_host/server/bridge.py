@@ -1,0 +1,222 @@
+"""The one mapping between the words of the wire and the words of the engine.
+
+Inward: the items of a request become the input of the start executor, whose handlers say what they take. Outward:
+the events of a run become moves of a transcript.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from pydantic import TypeAdapter, ValidationError
+
+from agent_host.engine import annotations
+from agent_host.engine.events import OutputKey, WorkflowEvent
+from agent_host.errors import UnsupportedValueError
+from agent_host.foundry.identity import Identity
+from agent_host.messages import FilePart, ImagePart, Message, Part, TextPart, Turn
+from agent_host.wire.events import Event
+from agent_host.wire.input import InputFile, InputImage, InputItem, InputMessage, InputRefusal, InputText
+from agent_host.wire.items import Phase
+from agent_host.wire.problems import Problem, unsupported_input
+from agent_host.wire.request import CreateRequest
+from agent_host.wire.response import usage_object
+from agent_host.wire.transcript import Transcript
+
+# --- Inward ------------------------------------------------------------------------------------------------------
+
+_PARTS: Mapping[type, Callable[[Any], Part]] = {
+    InputText: lambda part: TextPart(part.text),
+    InputRefusal: lambda part: TextPart(part.refusal),
+    InputImage: lambda part: ImagePart(url=part.image_url, file_id=part.file_id, detail=part.detail),
+    InputFile: lambda part: FilePart(part.filename, part.file_data, part.file_url, part.file_id),
+}
+
+
+class InputReader:
+    """Turns a request's items into what a start executor takes.
+
+    The first of these that it handles is used: `list[Message]` (all messages), `Message` (the last user message), a
+    model or dataclass (from JSON text), `str`. The text is that of the user messages after the last answer, joined
+    by a blank line.
+    """
+
+    def __init__(self, input_types: Sequence[Any]) -> None:
+        self._models = [kind for kind in input_types if _is_model(kind)]
+        self._names = [annotations.name(kind) for kind in input_types]
+        choices: list[tuple[Any, Callable[[Sequence[InputItem]], Any]]] = [
+            (list[Message], self._messages),
+            (Message, self._message),
+            *((kind, self._model) for kind in self._models[:1]),
+            (str, self._text),
+        ]
+        self._read = next(
+            (read for kind, read in choices if any(annotations.is_subtype(kind, taken) for taken in input_types)), None
+        )
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the start executor takes anything that a request can carry."""
+        return self._read is not None
+
+    def read(self, items: Sequence[InputItem]) -> Any:
+        """The input of the start executor. Raises a `Problem` that names the item it cannot carry."""
+        assert self._read is not None, "checked when the host starts"
+        return self._read(items)
+
+    def _messages(self, items: Sequence[InputItem]) -> list[Message]:
+        return [_message(item) for item in items if isinstance(item, InputMessage)]
+
+    def _message(self, items: Sequence[InputItem]) -> Message:
+        users = [item for item in items if isinstance(item, InputMessage) and item.role == "user"]
+        if not users:
+            self._refuse_without_user(items)
+            return Message("")
+        return _message(users[-1])
+
+    def _text(self, items: Sequence[InputItem]) -> str:
+        recent: list[InputMessage] = []
+        for item in items:
+            if not isinstance(item, InputMessage) or item.role == "assistant":
+                recent.clear()
+            elif item.role == "user":
+                recent.append(item)
+        if not recent:
+            self._refuse_without_user(items)
+        return "\n\n".join("".join(self._only_text(part) for part in item.parts) for item in recent)
+
+    def _model(self, items: Sequence[InputItem]) -> Any:
+        text = self._text(items)
+        faults = []
+        for kind in self._models:
+            try:
+                return TypeAdapter(kind).validate_json(text)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                place = ".".join(map(str, first["loc"])) or "the text"
+                faults.append(f"{annotations.name(kind)}: {place}: {first['msg']}")
+        path = items[-1].path if items else "input"
+        raise Problem(
+            400, f"The text of '{path}' must be JSON of {' or '.join(faults)}.", param=path, code="invalid_value"
+        )
+
+    def _only_text(self, part: Any) -> str:
+        if isinstance(part, InputText):
+            return part.text
+        kind = {InputImage: "an image", InputFile: "a file"}.get(type(part), "a refusal")
+        raise unsupported_input(part.path, kind, ["text"])
+
+    def _refuse_without_user(self, items: Sequence[InputItem]) -> None:
+        if items:
+            raise unsupported_input(items[-1].path, "an input that does not end with a user's message", self._names)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and kind is not Message and (
+        dataclasses.is_dataclass(kind) or annotations.is_pydantic(kind)
+    )
+
+
+def _message(item: InputMessage) -> Message:
+    return Message([_PARTS[type(part)](part) for part in item.parts], item.role)  # type: ignore[arg-type]
+
+
+def turn_of(request: CreateRequest, response_id: str, who: Identity) -> Turn:
+    """What handlers see of the request as `ctx.turn`."""
+    return Turn(
+        response_id=response_id,
+        previous_response_id=request.previous_response_id,
+        conversation_id=request.conversation,
+        model=request.model,
+        instructions=request.instructions,
+        tools=request.tools,
+        tool_choice=request.tool_choice,
+        metadata=request.metadata,
+        user=who.user,
+        client_headers=who.client_headers,
+    )
+
+
+# --- Outward -----------------------------------------------------------------------------------------------------
+
+_PHASES: Mapping[bool, Phase] = {False: "final_answer", True: "commentary"}
+
+
+class Narrator:
+    """Tells one run in the words of the wire: each engine event becomes moves of the transcript, told at once."""
+
+    def __init__(self, transcript: Transcript, tell: Callable[[list[Event]], None]) -> None:
+        self._transcript = transcript
+        self._tell = tell
+        self._streaming: dict[OutputKey, int] = {}
+        self.questions: list[WorkflowEvent] = []
+
+    def hear(self, event: WorkflowEvent) -> None:
+        """Take in one event of the run; most say nothing to a client."""
+        move = _MOVES.get(event.type)
+        if move is not None:
+            move(self, event)
+
+    def _delta(self, event: WorkflowEvent) -> None:
+        key = event.output
+        assert key is not None
+        index = self._streaming.get(key)
+        if index is None:
+            index, opening = self._transcript.open_message(_PHASES[event.intermediate])
+            self._streaming[key] = index
+            self._tell(opening)
+        self._tell(self._transcript.text_delta(index, event.data))
+
+    def _output(self, event: WorkflowEvent) -> None:
+        index = self._streaming.pop(event.output, None) if event.output else None
+        if index is not None:
+            self._tell(self._transcript.close_message(index))
+        else:
+            self._tell(self._transcript.message(as_text(event.data), _PHASES[event.type == "intermediate"]))
+
+    def _question(self, event: WorkflowEvent) -> None:
+        self.questions.append(event)
+
+
+_MOVES: Mapping[str, Callable[[Narrator, WorkflowEvent], None]] = {
+    "output_delta": Narrator._delta,
+    "output": Narrator._output,
+    "intermediate": Narrator._output,
+    "request_info": Narrator._question,
+}
+
+
+def as_text(output: Any) -> str:
+    """An output as the text of a message: text as it is, everything else as JSON.
+
+    Raises `UnsupportedValueError` for a value that JSON cannot carry.
+    """
+    if isinstance(output, str):
+        return output
+    if isinstance(output, Message):
+        return output.text
+    try:
+        return msgspec.json.encode(output, enc_hook=_plain).decode()
+    except (TypeError, ValueError) as error:
+        raise UnsupportedValueError(
+            f"An output of type {type(output).__qualname__} cannot be shown to a client: {error}. Yield text, a Message, "
+            "a model, a dataclass, or plain JSON values."
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    if annotations.is_pydantic(type(value)):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__qualname__} has no JSON form")
+
+
+def usage_of(tokens: Mapping[str, int]) -> dict[str, Any]:
+    """What handlers counted with `ctx.add_usage`, as the response's `usage`."""
+    return usage_object(
+        input_tokens=tokens.get("input_tokens", 0),
+        output_tokens=tokens.get("output_tokens", 0),
+        cached=tokens.get("cached_tokens", 0),
+        reasoning=tokens.get("reasoning_tokens", 0),
+        cache_write=tokens.get("cache_write_tokens", 0),
+    )

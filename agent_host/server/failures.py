@@ -1,0 +1,24 @@
+"""What a client is told about a turn that failed: a code of OpenAI's enumeration and a text.
+
+Strict clients refuse codes outside of the enumeration, so there are few. The full cause goes to the log.
+"""
+
+from agent_host.wire.response import error_object
+
+_BY_STATUS = {429: "rate_limit_exceeded"}
+_STOPPED = "The server was shut down before the turn had finished. Send the request again; nothing of it was kept."
+
+
+def stopped() -> dict[str, object]:
+    """The turn was cut off by the host's own shutdown."""
+    return error_object("server_error", _STOPPED)
+
+
+def failure(error: BaseException, request_id: str, *, expose: bool) -> dict[str, object]:
+    """The `error` of a failed response. With `expose` it tells the executor and the cause."""
+    code = _BY_STATUS.get(getattr(error, "status_code", 0), "server_error")
+    if not expose:
+        return error_object(code, f"The workflow failed. The log has the cause under the request id {request_id}.")
+    where = next((note for note in getattr(error, "__notes__", ()) if note.startswith("raised by executor")), "")
+    cause = f"{type(error).__name__}: {error}"[:500]
+    return error_object(code, f"{cause} ({where})" if where else cause)

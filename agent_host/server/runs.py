@@ -1,0 +1,96 @@
+"""The process's turns: how many may run and wait, which are running, and how they end when the host goes down."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from agent_host.errors import StoreClosedError
+from agent_host.wire.problems import too_busy
+
+RETRY_AFTER = 5
+
+
+class Runs:
+    """Places for turns. A turn that waits costs memory, not a thread; beyond the limits requests are refused.
+
+    `draining` is set when the host goes down: nothing new begins, and what is left after the grace is cancelled.
+    """
+
+    def __init__(self, limit: int, waiting_limit: int) -> None:
+        self._limit = limit
+        self._waiting_limit = waiting_limit
+        self._running: set[asyncio.Task[object]] = set()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._taken = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.draining = False
+
+    def __repr__(self) -> str:
+        state = ", draining" if self.draining else ""
+        return f"<Runs {self._taken} running, {len(self._waiting)} waiting{state}>"
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """A place for one turn of the current task, in the order of asking.
+
+        Raises a 429 problem when too many wait already, and `StoreClosedError` when the host is going down.
+        """
+        if self.draining:
+            raise StoreClosedError("The host is shutting down.")
+        if self._taken >= self._limit:
+            await self._wait()
+        self._taken += 1
+        self._empty.clear()
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            yield
+        finally:
+            self._running.discard(task)
+            self._taken -= 1
+            self._admit_next()
+            if not self._taken and not self._waiting:
+                self._empty.set()
+
+    async def _wait(self) -> None:
+        if len(self._waiting) >= self._waiting_limit:
+            raise too_busy(RETRY_AFTER)
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._taken -= 1  # the place was given to us in the same moment: pass it on
+                self._admit_next()
+            elif turn in self._waiting:
+                self._waiting.remove(turn)
+            raise
+        self._taken -= 1  # `place` takes it
+
+    def _admit_next(self) -> None:
+        while self._waiting and self._taken < self._limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._taken += 1  # reserved until the waiter wakes, so that nobody overtakes it
+                turn.set_result(None)
+
+    async def drain(self, grace: float) -> int:
+        """Let running turns finish for `grace` seconds, then cancel the rest; returns how many were cancelled."""
+        self.draining = True
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(StoreClosedError("The host is shutting down."))
+        try:
+            await asyncio.wait_for(self._empty.wait(), grace)
+            return 0
+        except TimeoutError:
+            cut = len(self._running)
+            for task in self._running:
+                task.cancel()
+            await self._empty.wait()
+            return cut

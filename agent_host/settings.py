@@ -1,0 +1,61 @@
+"""How the host behaves. The only place that reads the environment, and only when asked to."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agent_host.errors import SettingsError
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Limits and addresses. Times are in seconds, sizes in bytes.
+
+    `expose_errors` puts the cause of a failed turn into the answer; without it the client gets a safe text and the
+    request id, and the log has the cause.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8088
+    api_key: str | None = None
+    max_concurrent_turns: int = 1000
+    max_waiting_turns: int = 1000
+    max_body_bytes: int = 32 * 1024 * 1024
+    keep_alive: float = 15.0
+    shutdown_grace: float = 5.0
+    expose_errors: bool = True
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None, **given: Any) -> "Settings":
+        """Settings from `PORT` and `AGENT_HOST_API_KEY`, with what is `given` (and not None) on top.
+
+        Raises `SettingsError` naming the setting and what it takes.
+        """
+        source = os.environ if environment is None else environment
+        settings = cls(port=_port(source.get("PORT") or "8088"), api_key=source.get("AGENT_HOST_API_KEY") or None)
+        settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+        return settings.checked()
+
+    def checked(self) -> "Settings":
+        """These settings, or `SettingsError`."""
+        for name in ("max_concurrent_turns", "max_body_bytes"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        for name in ("max_waiting_turns", "shutdown_grace", "keep_alive"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} must not be negative; got {getattr(self, name)}.")
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the host."""
+        return self.host in LOOPBACK
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise SettingsError(f"PORT must be a number from 0 to 65535; got {text!r}.")
+    return int(text)
