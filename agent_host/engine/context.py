@@ -89,6 +89,7 @@ class Surroundings:
     open_requests: Mapping[str, Any]
     new_request_id: Callable[[], str]
     emit_delta: Callable[[str, int, int, str], None]
+    check_output: Callable[[Any], None] | None = None
 
 
 class _Missing:
@@ -143,6 +144,8 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             self._stream(output.text)
             return DONE
         self._check(output, "yield_output")
+        if self._around.check_output is not None:
+            self._around.check_output(output)
         self._effect.yielded.append(Yielded(output))
         return DONE
 

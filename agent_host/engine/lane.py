@@ -122,6 +122,7 @@ class Lane:
         self.definition = definition
         self.view = view
         self.stored = stored
+        self.by_reference = not stored
         self.clones: dict[str, Clone] = {}
         self.waiting = Waiting()
         self._bodies: dict[bytes, Any] = {}
@@ -230,9 +231,9 @@ class Lane:
         self, source: str, target: str | None, kind: MessageKind, value: Any,
         request_id: str | None = None, response_name: str | None = None,
     ) -> Queued:  # fmt: skip
-        """Make a message of a value: encoded if this lane is stored, by reference if not."""
+        """Make a message of a value: encoded where every boundary is stored, else by reference."""
         payload: Payload
-        if self.stored:
+        if not self.by_reference:
             try:
                 encoded = self.codec.encode([source, target, kind, request_id, response_name, value])
             except UnsupportedValueError as error:

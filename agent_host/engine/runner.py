@@ -47,12 +47,13 @@ def new_commit_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a run behaves. `clock` gives seconds since the epoch; ids and time can be set for tests."""
+    """How a run behaves. `check_output` may refuse an output by raising. `clock` gives seconds since the epoch; ids and time can be set for tests."""
 
     durability: Durability = "step"
     max_iterations: int | None = None
     streaming: bool = False
     turn: Any = None
+    check_output: Callable[[Any], None] | None = None
     clock: Callable[[], float] = time.time
     new_commit_id: Callable[[], str] = new_commit_id
     new_request_id: Callable[[], str] = lambda: str(uuid.uuid4())
@@ -66,6 +67,7 @@ class Run:
 
     def __init__(self, lane: Lane, publisher: Publisher | None, sink: Sink, options: RunOptions) -> None:
         self.lane = lane
+        lane.by_reference = not lane.stored or options.durability == "turn"
         self.publisher = publisher
         self.options = options
         self.iteration = 0
@@ -285,7 +287,7 @@ class Run:
             session_id=lane.session_id, iteration=self.iteration, checkpoint_id=self._here(), codec=lane.codec,
             strict=self.publisher is not None, streaming=self.options.streaming, turn=self.options.turn,
             read_state=lane.read_state, open_requests=lane.waiting.requests,
-            new_request_id=self.options.new_request_id, emit_delta=emit_delta,
+            new_request_id=self.options.new_request_id, emit_delta=emit_delta, check_output=self.options.check_output,
         )  # fmt: skip
 
     # --- Boundaries ---

@@ -113,8 +113,10 @@ class InputReader:
 
 
 def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and kind is not Message and (
-        dataclasses.is_dataclass(kind) or annotations.is_pydantic(kind)
+    return (
+        isinstance(kind, type)
+        and kind is not Message
+        and (dataclasses.is_dataclass(kind) or annotations.is_pydantic(kind))
     )
 
 
@@ -151,6 +153,11 @@ class Narrator:
         self._tell = tell
         self._streaming: dict[OutputKey, int] = {}
         self.questions: list[WorkflowEvent] = []
+
+    @staticmethod
+    def check(output: Any) -> None:
+        """Raise `UnsupportedValueError` for an output that no client could be shown."""
+        as_text(output)
 
     def hear(self, event: WorkflowEvent) -> None:
         """Take in one event of the run; most say nothing to a client."""

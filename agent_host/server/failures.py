@@ -3,18 +3,27 @@
 Strict clients refuse codes outside of the enumeration, so there are few. The full cause goes to the log.
 """
 
+from typing import Any
+
 from agent_host.wire.response import error_object
 
 _BY_STATUS = {429: "rate_limit_exceeded"}
 _STOPPED = "The server was shut down before the turn had finished. Send the request again; nothing of it was kept."
 
 
-def stopped() -> dict[str, object]:
+def stopped() -> dict[str, Any]:
     """The turn was cut off by the host's own shutdown."""
     return error_object("server_error", _STOPPED)
 
 
-def failure(error: BaseException, request_id: str, *, expose: bool) -> dict[str, object]:
+def unstored(request_id: str) -> dict[str, Any]:
+    """The turn ran, but its end could not be stored."""
+    return error_object(
+        "server_error", f"The turn could not be stored; nothing of it was kept. Request id {request_id}."
+    )
+
+
+def failure(error: BaseException, request_id: str, *, expose: bool) -> dict[str, Any]:
     """The `error` of a failed response. With `expose` it tells the executor and the cause."""
     code = _BY_STATUS.get(getattr(error, "status_code", 0), "server_error")
     if not expose:

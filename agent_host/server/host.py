@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent_host.engine.definition import Definition
-from agent_host.engine.lane import View, read_view
+from agent_host.engine.lane import ReadBlobs, View, read_view
 from agent_host.engine.storage import blobs_with_root, root_view
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import WorkflowValidationError
@@ -91,10 +91,7 @@ class Host:
             self._views.move_to_end(key)
             return known
 
-        async def read_chain(wanted: str) -> list[object]:
-            return await self.store.read_chain(user, wanted)  # type: ignore[return-value]
-
-        _, view = await read_view(read_chain, commit_id)  # type: ignore[arg-type]
+        _, view = await read_view(lambda wanted: self.store.read_chain(user, wanted), commit_id)
         self.remember(user, view)
         return view
 
@@ -104,6 +101,6 @@ class Host:
         while len(self._views) > VIEWS_KEPT:
             self._views.popitem(last=False)
 
-    def blob_reader(self, user: str) -> object:
+    def blob_reader(self, user: str) -> ReadBlobs:
         """Blob reads for a lane of this user."""
         return blobs_with_root(self.definition.root, lambda hashes: self.store.read_blobs(user, hashes))

@@ -1,0 +1,133 @@
+"""`agent-host serve`: run one workflow on uvicorn, and go down in order."""
+
+import asyncio
+import logging
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+import click
+import uvicorn
+
+from agent_host.cli import logs
+from agent_host.cli.target import load_workflow
+from agent_host.errors import SettingsError
+from agent_host.server.app import create_app, default_store
+from agent_host.server.host import Host
+from agent_host.settings import Settings
+
+log = logging.getLogger("agent_host")
+
+
+@click.command()
+@click.argument("target", metavar="MODULE_OR_FILE:ATTR")
+@click.option("--host", help="Address to bind.  [default: 127.0.0.1]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to bind; 0 takes a free one.  [default: PORT or 8088]"
+)
+@click.option("--store", "store_url", metavar="URL", help="Where responses live, such as sqlite:///data/host.db.")
+@click.option("--max-concurrent-turns", type=click.IntRange(1), help="Turns that run at once.  [default: 1000]")
+@click.option("--shutdown-grace", type=click.FloatRange(0), help="Seconds running turns get to finish.  [default: 5]")
+@click.option("--no-auth", is_flag=True, help="Serve other machines without an API key.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def serve(
+    target: str,
+    host: str | None,
+    port: int | None,
+    store_url: str | None,
+    max_concurrent_turns: int | None,
+    shutdown_grace: float | None,
+    no_auth: bool,
+    log_level: str,
+) -> None:
+    """Serve a workflow, for example: agent-host serve app.py:workflow
+
+    The workflow is a module's or file's attribute, or a function that returns one. With AGENT_HOST_API_KEY set,
+    clients must send that key.
+    """
+    settings = Settings.from_environment(
+        host=host, port=port, max_concurrent_turns=max_concurrent_turns, shutdown_grace=shutdown_grace
+    )
+    if not settings.is_local and settings.api_key is None and not no_auth:
+        raise SettingsError(
+            f"Binding {settings.host} lets other machines in. Set AGENT_HOST_API_KEY, or say --no-auth if something "
+            "in front of the host checks who calls."
+        )
+    settings = Settings.from_environment(
+        host=host, port=port, max_concurrent_turns=max_concurrent_turns, shutdown_grace=shutdown_grace,
+        expose_errors=settings.is_local,
+    )  # fmt: skip
+    logs.configure(log_level)
+    workflow = load_workflow(target)
+    address = store_url or default_store(workflow)
+    app = create_app(workflow, address, settings=settings)
+    listening = _bind(settings)
+    asyncio.run(_serve(app, app.state.agent_host, listening, address))
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """Take the port now, so that a taken one is a message and not a traceback."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        raise SettingsError(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Stop what uses the port, or choose "
+            "another with --port."
+        ) from None
+    listening.setblocking(False)
+    return listening
+
+
+async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -> None:
+    try:
+        await host.open()
+    except BaseException:
+        listening.close()
+        await host.store.aclose()
+        raise
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, lifespan="on", timeout_keep_alive=75, ws="none"
+    )
+    server = _Server(config, host)
+    name, port = listening.getsockname()[:2]
+    shown = f"[{name}]" if ":" in name else name
+    log.info("serving %s on http://%s:%d, stored in %s", host.workflow.name, shown, port, address)
+    if host.definition.foreign:
+        log.info("shared by all conversations, not stored: %s", ", ".join(host.definition.foreign))
+    await server.serve(sockets=[listening])
+    log.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with our order of going down: no new turns, running turns finish or are cut off, streams end, then the
+    store closes. uvicorn alone would wait for open streams for ever, or close the store under them."""
+
+    def __init__(self, config: uvicorn.Config, host: Host) -> None:
+        super().__init__(config)
+        self._host = host
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._draining is None and sig in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().call_soon_threadsafe(self._begin_drain)
+        else:
+            super().handle_exit(sig, frame)
+
+    def _begin_drain(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        grace = self._host.settings.shutdown_grace
+        log.info("stopping: %r get %g s to finish", self._host.runs, grace)
+        self.should_exit = True
+        cut = await self._host.runs.drain(grace)
+        if cut:
+            log.warning("%d turns did not finish in time and were stored as failed", cut)
