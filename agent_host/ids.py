@@ -1,30 +1,49 @@
 """Identifiers: a prefix, a partition key and an entropy part, as hosted agent platforms expect them.
 
 The body of an id has 50 characters: an 18-character partition key (16 hexadecimal digits and `00`) and
-32 letters or digits. A response takes the key of the response or conversation it continues, and its items
-take the key of the response, so one key finds a whole chain.
+32 letters or digits, of which 13 are the time and 19 are random. A response takes the key of the response or
+conversation it continues, and its items take the key of the response, so one key finds a whole chain.
 
 Both parts begin with the time. Ids made one after the other are then neighbours in an index, which keeps
 an insert from touching a random page.
 """
 
+import os
 import re
-import secrets
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _KEY = re.compile(r"[A-Za-z]+_([0-9a-f]{16}00)[0-9A-Za-z]{32}")
 _WELL_FORMED = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
-def _base62(number: int, width: int) -> str:
-    digits = []
-    for _ in range(width):
-        number, digit = divmod(number, 62)
-        digits.append(_ALPHABET[digit])
-    return "".join(reversed(digits))
+class EntropyPool:
+    """Random bytes of the operating system, fetched many at a time: each fetch gives way to other threads.
+
+    A forked child starts with an empty pool, so that no two processes mint the same id.
+    """
+
+    def __init__(self, size: int = 8192) -> None:
+        self._size = size
+        self._bytes = b""
+        self._at = 0
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._bytes, self._at, self._lock = b"", 0, threading.Lock()
+
+    def __call__(self, count: int) -> bytes:
+        with self._lock:
+            if self._at + count > len(self._bytes):
+                self._bytes, self._at = os.urandom(max(self._size, count)), 0
+            start, self._at = self._at, self._at + count
+            return self._bytes[start : self._at]
+
+
+random_bytes = EntropyPool()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +51,7 @@ class IdSource:
     """Mints ids. Tests give it a clock and bytes of their own and get the same ids every time."""
 
     clock: Callable[[], float] = time.time
-    entropy: Callable[[int], bytes] = secrets.token_bytes
+    entropy: Callable[[int], bytes] = random_bytes
 
     def partition_key(self) -> str:
         """A new key: 11 hexadecimal digits of milliseconds, 5 random ones, and `00`."""
@@ -40,9 +59,8 @@ class IdSource:
 
     def new(self, prefix: str, key: str | None = None) -> str:
         """An id of the form `<prefix>_<key><entropy>`; without `key` it begins a partition of its own."""
-        moment = _base62(int(self.clock() * 1_000_000), 9)
-        noise = _base62(int.from_bytes(self.entropy(18), "big"), 23)
-        return f"{prefix}_{key or self.partition_key()}{moment}{noise}"
+        moment = int(self.clock() * 1_000_000) & 0xFFFFFFFFFFFFF
+        return f"{prefix}_{key or self.partition_key()}{moment:013x}{self.entropy(10).hex()[:19]}"
 
 
 def key_of(identifier: str | None) -> str | None:

@@ -66,8 +66,15 @@ def is_typed_dict(hint: Any) -> bool:
 def name(hint: Any) -> str:
     """The annotation as a person would write it."""
     hint = plain(hint)
-    if isinstance(hint, type) and not get_args(hint):
-        return hint.__qualname__
+    alternatives = members(hint)
+    if len(alternatives) > 1:
+        return " | ".join(map(name, alternatives))
+    arguments = get_args(hint)
+    if isinstance(hint, type) and not arguments:
+        return "None" if hint is types.NoneType else hint.__qualname__
+    origin = get_origin(hint)
+    if isinstance(origin, type) and not any(isinstance(argument, (list, tuple)) for argument in arguments):
+        return f"{origin.__qualname__}[{', '.join('...' if a is Ellipsis else name(a) for a in arguments)}]"
     return str(hint).replace("typing.", "")
 
 

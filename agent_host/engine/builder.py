@@ -1,5 +1,6 @@
 """Declare a workflow: executors, edges, outputs. Everything is checked in `build()`."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -75,7 +76,7 @@ class WorkflowBuilder:
         """Connect executors one after the other."""
         if len(executors) < 2:
             raise WorkflowValidationError("A chain needs at least two executors.")
-        for source, target in zip(executors, executors[1:], strict=False):
+        for source, target in itertools.pairwise(executors):
             self.add_edge(source, target)
         return self
 
@@ -180,6 +181,7 @@ class WorkflowBuilder:
             declared = [h.yields for h in executor._all_handlers()]
             if all(hint is not None for hint in declared) and not executor.workflow_output_types:
                 raise WorkflowValidationError(
-                    f"{parameter} names {name!r}, which never yields: annotate its context as WorkflowContext[..., str]."
+                    f"{parameter} names {name!r}, which never yields: annotate its context as "
+                    "WorkflowContext[..., str]."
                 )
         return ids

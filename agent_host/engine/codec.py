@@ -14,6 +14,7 @@ import enum
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -33,6 +34,7 @@ MAX_DEPTH = 100
 
 _TUPLE, _SET, _FROZENSET, _MAP, _OBJECT, _SCALAR, _CHUNKS, _CONTAINER = range(1, 9)
 _INT64 = range(-(2**63), 2**64)
+_ANY_LEVEL = 2**31
 _PLAIN = frozenset({str, float, bool, type(None), bytes})
 
 _encoder = msgspec.msgpack.Encoder()
@@ -48,15 +50,19 @@ class Encoded:
     blobs: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StoredType:
-    """A class that may stand in a checkpoint, under its tag."""
+    """A class that may stand in a checkpoint, under its tag. There is one object for each class and tag.
+
+    `frozen`: its values cannot change and are stored whole, so equal ones may be one object.
+    """
 
     cls: type
     tag: str
     version: int
     fields: Mapping[str, Any]
     transient: frozenset[str]
+    frozen: bool
     migrate: Callable[[dict[str, Any], int], dict[str, Any]] | None = None
 
 
@@ -84,6 +90,7 @@ def register_checkpoint_type(
     return cls
 
 
+@lru_cache(maxsize=4096)
 def _stored_type(
     cls: type, tag: str, version: int = 1, migrate: Callable[[dict[str, Any], int], dict[str, Any]] | None = None
 ) -> StoredType:
@@ -93,7 +100,9 @@ def _stored_type(
         for f in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
         if f.metadata.get("transient")
     )
-    return StoredType(cls, tag, version, fields, transient, migrate)
+    parameters = getattr(cls, "__dataclass_params__", None)
+    frozen = issubclass(cls, enum.Enum) or (parameters is not None and parameters.frozen and not transient)
+    return StoredType(cls, tag, version, fields, transient, frozen, migrate)
 
 
 def is_storable_class(cls: type) -> bool:
@@ -128,7 +137,9 @@ class Codec:
 
     def __init__(self, hints: Iterable[Any] = (), shared: SharedValues = PROCESS_WIDE) -> None:
         self.shared = shared
+        self.types: set[StoredType] = set()
         self._by_tag: dict[str, StoredType] = {}
+        self._by_class: dict[type, StoredType] = {}
         self._encoders: dict[type, Callable[[_Body, Any], Any]] = dict(_ENCODERS)
         for cls in (Message, TextPart, ImagePart, FilePart):
             self._allow(_stored_type(cls, cls.__qualname__))
@@ -150,10 +161,18 @@ class Codec:
                 f"{_where(stored.cls)}. Give one of them another: register_checkpoint_type(cls, name=...)."
             )
         self._by_tag[stored.tag] = stored
+        self._by_class[stored.cls] = stored
+        self.types.add(stored)
         self._encoders[stored.cls] = _encode_enum if issubclass(stored.cls, enum.Enum) else _encode_object
 
     def stored_type(self, cls: type) -> StoredType:
-        return _registered.get(cls) or next(s for s in self._by_tag.values() if s.cls is cls)
+        """How values of an allowed class are stored."""
+        return self._by_class[cls]
+
+    def class_named(self, tag: str) -> type | None:
+        """The allowed class that is stored under a tag."""
+        stored = self._by_tag.get(tag)
+        return stored.cls if stored is not None else None
 
     def union(self, other: "Codec") -> "Codec":
         """A codec that allows what either allows."""
@@ -199,17 +218,30 @@ class Codec:
 
     def is_immutable(self, value: Any) -> bool:
         """Whether a value, and all it holds, can never change."""
+        return self._is_immutable(value, set())
+
+    def run_of(self, blob: bytes, level: int, items: tuple[Any, ...], size: int) -> Run | None:
+        """Items as a run to share, if none of them can ever change."""
+        types: set[StoredType] = set()
+        if not all(self._is_immutable(item, types) for item in items):
+            return None
+        return Run(blob, level, items, size, frozenset(types))
+
+    def _is_immutable(self, value: Any, types: set[StoredType]) -> bool:
         kind = type(value)
         if kind in ATOMS:
             return True
         if kind is tuple or kind is frozenset:
-            return all(self.is_immutable(item) for item in value)
-        if isinstance(value, enum.Enum):
+            return all(self._is_immutable(item, types) for item in value)
+        stored = self._by_class.get(kind)
+        if stored is None or not stored.frozen:
+            return False
+        types.add(stored)
+        if issubclass(kind, enum.Enum):
             return True
-        parameters = getattr(kind, "__dataclass_params__", None)
-        if parameters is not None and parameters.frozen and kind in self._encoders:
-            return all(self.is_immutable(getattr(value, f.name)) for f in dataclasses.fields(kind))
-        return False
+        if len(getattr(value, "__dict__", ())) > len(stored.fields):
+            return False  # it carries something that is not stored, which must not reach others
+        return all(self._is_immutable(getattr(value, name, None), types) for name in stored.fields)
 
     def build(self, tag: str, version: int, fields: Any) -> Any:
         """Put an object of an allowed class together again, without running its code."""
@@ -229,7 +261,7 @@ class Codec:
                 )
             fields = stored.migrate(fields, version)
         if annotations.is_pydantic(stored.cls):
-            return stored.cls.model_validate(fields)  # type: ignore[attr-defined]
+            return stored.cls.model_validate(fields, by_alias=False, by_name=True)  # type: ignore[attr-defined]
         return _assemble(stored, fields)
 
 
@@ -252,7 +284,7 @@ def _assemble(stored: StoredType, fields: dict[str, Any]) -> Any:
             )
     if annotations.is_named_tuple(stored.cls):
         return stored.cls(**fields)
-    made = object.__new__(stored.cls)
+    made: Any = object.__new__(stored.cls)
     for spec in dataclasses.fields(stored.cls):
         object.__setattr__(made, spec.name, fields[spec.name] if spec.name in fields else _default(stored, spec))
     return made
@@ -326,15 +358,31 @@ class _Body:
 
 def _encode_sequence(body: _Body, value: Sequence[Any]) -> Any:
     is_tuple = type(value) is tuple
-    if body.split and value and body.codec.shared.run_at(value, 0, 2**31) is not None:
+    may_split = body.split and any(type(item) not in (int, float) for item in value)
+    if may_split and _is_known_to_be_long(body.codec, value):
         return _split(body, value, is_tuple)
-    mark, blobs = len(body.references), dict(body.blobs) if body.blobs else None
+    references, blobs = len(body.references), len(body.blobs)
     data = _pack(body.items(value))
-    if body.split and len(data) > SPLIT_ABOVE and not all(type(item) in (int, float) for item in value):
-        del body.references[mark:]
-        body.blobs = blobs or {}
+    if may_split and len(data) > SPLIT_ABOVE:
+        del body.references[references:]
+        while len(body.blobs) > blobs:
+            body.blobs.popitem()
         return _split(body, value, is_tuple)
     return _Ext(_TUPLE, data) if is_tuple else msgspec.Raw(data)
+
+
+def _is_known_to_be_long(codec: Codec, items: Sequence[Any]) -> bool:
+    """Whether known runs at the beginning of a list show, without encoding it, that it must be split."""
+    size = at = 0
+    while at < len(items):
+        run = codec.shared.run_at(items, at, _ANY_LEVEL, codec.types)
+        if run is None:
+            return False
+        size += run.size
+        if size > SPLIT_ABOVE:
+            return True
+        at += len(run.items)
+    return False
 
 
 def _split(body: _Body, items: Sequence[Any], is_tuple: bool) -> Any:
@@ -347,7 +395,8 @@ def _split(body: _Body, items: Sequence[Any], is_tuple: bool) -> Any:
     if len(body.references) > 0xFFFF:
         raise _Unsupported("The value holds too many long lists")
     body.blobs.update(tree.blobs)
-    return _Ext(_CHUNKS, _pack([is_tuple, first, counts]))
+    # Of fixed width, so that a list takes the same bytes wherever in a value it stands.
+    return _Ext(_CHUNKS, _pack([is_tuple, first.to_bytes(2, "big"), counts]))
 
 
 class _ChunkTree:
@@ -357,58 +406,55 @@ class _ChunkTree:
         self.body = body
         self.levels: list[list[bytes]] = [[]]
         self.starts: list[int] = [0]  # per level: the item at which its open part begins
+        self.sizes: list[int] = [0]  # per level: the bytes of the items in its open part
         self.blobs: dict[bytes, bytes] = {}
 
     def extend(self, items: Sequence[Any], start: int, end: int, *, recognise: bool = True) -> None:
-        at = start
+        codec, known, at = self.body.codec, self.body.known, start
         while at < end:
-            run = self.body.codec.shared.run_at(items, at, self._aligned()) if recognise else None
-            if run is not None and (run.hash in self.body.known or run.level == 0):
-                if run.hash not in self.body.known:
-                    self._write_again(items, at, at + len(run.items))
-                at += len(run.items)
-                self._push(run.level, run.hash, items, at)
-            elif run is not None:
-                # Known to the process but not to this lane's part of the store: its chunks are written anew.
-                stop = at + len(run.items)
-                self.extend(items, at, stop, recognise=False)
-                at = stop
-            else:
+            run = codec.shared.run_at(items, at, self._aligned(), codec.types) if recognise else None
+            if run is None:
                 at = self._chunk(items, at, end)
+                continue
+            stop = at + len(run.items)
+            if run.hash in known:
+                self._push(run.level, run.hash, items, stop, run.size)
+            else:
+                # Known to the process but not to this lane's part of the store: its chunks are written anew.
+                self.extend(items, at, stop, recognise=False)
+            at = stop
 
     def _aligned(self) -> int:
         """The highest level at which a sealed run may stand here: all levels below it must be closed."""
         level = 0
         while level < len(self.levels) and not self.levels[level]:
             level += 1
-        return level if level < len(self.levels) else 2**31
-
-    def _write_again(self, items: Sequence[Any], start: int, end: int) -> None:
-        data, _, inner = self._encode_chunk(items, start, end)
-        self.blobs.update(inner)
-        self.blobs[blob_hash(data)] = data
+        return level if level < len(self.levels) else _ANY_LEVEL
 
     def _chunk(self, items: Sequence[Any], start: int, end: int) -> int:
-        data, stop, inner = self._encode_chunk(items, start, end)
+        data, stop, size, inner = self._encode_chunk(items, start, end)
         blob = blob_hash(data)
         if blob not in self.body.known:
             self.blobs[blob] = data
             self.blobs.update(inner)
-        codec = self.body.codec
-        chunk = tuple(items[start:stop])
         # A chunk that is not full will be packed anew when the list grows: it is neither recognised nor sealed.
-        if not _is_full(data):
-            codec.shared.add_body(blob, data)
+        if size < CHUNK:
+            self.body.codec.shared.add_body(blob, data)
             self.levels[0].append(blob)
-            return stop
-        if all(codec.is_immutable(item) for item in chunk):
-            codec.shared.add_run(Run(blob, 0, chunk), len(data))
         else:
-            codec.shared.add_body(blob, data)
-        self._push(0, blob, items, stop)
+            self._share(blob, 0, tuple(items[start:stop]), size, data)
+            self._push(0, blob, items, stop, size)
         return stop
 
-    def _encode_chunk(self, items: Sequence[Any], start: int, end: int) -> tuple[bytes, int, dict[bytes, bytes]]:
+    def _share(self, blob: bytes, level: int, items: tuple[Any, ...], size: int, data: bytes) -> None:
+        codec = self.body.codec
+        run = codec.run_of(blob, level, items, size)
+        if run is not None:
+            codec.shared.add_run(run)
+        else:
+            codec.shared.add_body(blob, data)
+
+    def _encode_chunk(self, items: Sequence[Any], start: int, end: int) -> tuple[bytes, int, int, dict[bytes, bytes]]:
         part = _Body(self.body.codec, (), True, self.body.depth)
         packed: list[bytes] = []
         size, at = 0, start
@@ -416,7 +462,7 @@ class _ChunkTree:
             packed.append(_pack(part.child(items[at], f"[{at}]")))
             size += len(packed[-1])
             at += 1
-        return part.finish(_array(packed)), at, part.blobs
+        return part.finish(_array(packed)), at, size, part.blobs
 
     def _forget(self, blob: bytes) -> None:
         """Leave out what the store has below a known index blob."""
@@ -424,32 +470,33 @@ class _ChunkTree:
         for child in body_references(body) if body else ():
             self._forget(child)
 
-    def _push(self, level: int, blob: bytes, items: Sequence[Any], stop: int) -> None:
+    def _push(self, level: int, blob: bytes, items: Sequence[Any], stop: int, size: int) -> None:
         while level >= len(self.levels):
             self.levels.append([])
             self.starts.append(0)
+            self.sizes.append(0)
         self.levels[level].append(blob)
+        self.sizes[level] += size
         for lower in range(level):
             self.starts[lower] = stop
-        if len(self.levels[level]) < FANOUT:
-            return
+        if len(self.levels[level]) == FANOUT:
+            self._seal(level, items, stop)
+
+    def _seal(self, level: int, items: Sequence[Any], stop: int) -> None:
+        """Close a full level: one index blob stands for it in the level above."""
         sealed = FANOUT.to_bytes(2, "big") + b"".join(self.levels[level])
-        parent = blob_hash(sealed)
+        parent, size = blob_hash(sealed), self.sizes[level]
         if parent in self.body.known:
             for child in self.levels[level]:
                 self._forget(child)
         else:
             self.blobs[parent] = sealed
-        covered = tuple(items[self.starts[level] : stop])
-        codec = self.body.codec
-        if all(codec.is_immutable(item) for item in covered):
-            codec.shared.add_run(Run(parent, level + 1, covered), 0)
-        else:
-            codec.shared.add_body(parent, sealed)
+        self._share(parent, level + 1, tuple(items[self.starts[level] : stop]), size, sealed)
         self.levels[level] = []
+        self.sizes[level] = 0
         for lower in range(level + 1):
             self.starts[lower] = stop
-        self._push(level + 1, parent, items, stop)
+        self._push(level + 1, parent, items, stop, size)
 
 
 def _array(packed: list[bytes]) -> bytes:
@@ -464,11 +511,10 @@ def _array(packed: list[bytes]) -> bytes:
     return head + b"".join(packed)
 
 
-def _is_full(chunk: bytes) -> bool:
-    """Whether a chunk's items, without its head, reach the size at which it is closed for good."""
-    payload = len(chunk) - 2 - HASH_SIZE * int.from_bytes(chunk[:2], "big")
-    head = {0xDC: 3, 0xDD: 5}.get(chunk[len(chunk) - payload], 1)
-    return payload - head >= CHUNK
+def _payload_size(chunk: bytes) -> int:
+    """The bytes of a chunk's items, without the heads before them."""
+    start = 2 + HASH_SIZE * int.from_bytes(chunk[:2], "big")
+    return len(chunk) - start - {0xDC: 3, 0xDD: 5}.get(chunk[start], 1)
 
 
 def _encode_dict(body: _Body, value: dict[Any, Any]) -> Any:
@@ -480,12 +526,19 @@ def _encode_dict(body: _Body, value: dict[Any, Any]) -> Any:
 
 def _encode_set(body: _Body, value: "set[Any] | frozenset[Any]") -> Any:
     # Sorted by their bytes: the order of a set differs from process to process.
-    packed = sorted(_pack(body.child(item, f" element {item!r}")) for item in value)
+    # Not split: the positions of their blobs would follow the order in which they were met.
+    split, body.split = body.split, False
+    try:
+        packed = sorted(_pack(body.child(item, f" element {item!r:.40}")) for item in value)
+    finally:
+        body.split = split
     return _Ext(_SET if type(value) is set else _FROZENSET, _array(packed))
 
 
 def _encode_object(body: _Body, value: Any) -> Any:
     stored = body.codec.stored_type(type(value))
+    if getattr(value, "__pydantic_extra__", None):
+        raise _Unsupported(f"A {_where(stored.cls)} has extra fields, which are not declared")
     values = {
         name: body.child(getattr(value, name), f".{name}")
         for name in stored.fields
@@ -550,6 +603,12 @@ _ENCODERS.pop(int)  # only integers beyond 64 bits take that way
 # --- Decoding --------------------------------------------------------------------------------------------------
 
 
+_UNREADABLE = (
+    msgspec.MsgspecError, ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError,
+    ValueError,
+)  # fmt: skip
+
+
 class _Bodies:
     """Where a decode finds its blobs: those loaded for it, then the process's cache."""
 
@@ -570,27 +629,38 @@ class _Bodies:
         payload = memoryview(data)[2 + HASH_SIZE * len(references) :]
         try:
             return msgspec.msgpack.decode(payload, ext_hook=_Hook(self, references))
-        except (msgspec.DecodeError, ValueError, TypeError, IndexError, KeyError) as error:
+        except _UNREADABLE as error:
             raise CheckpointDecodeError(f"A stored value cannot be read: {error}") from error
 
-    def items(self, blob: bytes, level: int) -> tuple[Any, ...] | list[Any]:
-        """The items below a node of a chunk tree, from the cache if they are immutable."""
-        shared = self.codec.shared
+    def items(self, blob: bytes, level: int) -> tuple[Sequence[Any], int]:
+        """The items below a node of a chunk tree and their size in bytes, from the cache if they are immutable."""
+        codec = self.codec
         loaded = self.loaded.get(blob)
-        run = loaded if isinstance(loaded, Run) else shared.run(blob)
-        if run is not None:
-            return run.items
+        known = loaded if isinstance(loaded, Run) else codec.shared.run(blob, codec.types)
+        if known is not None:
+            return known.items, known.size
         data = self.body(blob)
-        if level == 0:
-            items: list[Any] = self.value(data)
-        else:
-            items = [item for child in body_references(data) for item in self.items(child, level - 1)]
-        if all(self.codec.is_immutable(item) for item in items):
-            run = Run(blob, level, tuple(items))
-            if level or _is_full(data):
-                shared.add_run(run, 0 if level else len(data))
-            return run.items
-        return items
+        items, size = self._joined(data, level) if level else self._chunk(data)
+        if level or size >= CHUNK:
+            run = codec.run_of(blob, level, tuple(items), size)
+            if run is not None:
+                codec.shared.add_run(run)
+        return items, size
+
+    def _chunk(self, data: bytes) -> tuple[list[Any], int]:
+        items = self.value(data)
+        if not isinstance(items, list):
+            raise CheckpointDecodeError("A stored list has a chunk that is no list.")
+        return items, _payload_size(data)
+
+    def _joined(self, data: bytes, level: int) -> tuple[list[Any], int]:
+        items: list[Any] = []
+        total = 0
+        for child in body_references(data):
+            part, size = self.items(child, level - 1)
+            items.extend(part)
+            total += size
+        return items, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -607,11 +677,12 @@ class _Hook:
         return read(self, data if code == _CHUNKS else msgspec.msgpack.decode(data, ext_hook=self))
 
     def chunks(self, data: memoryview) -> Any:
-        is_tuple, first, counts = msgspec.msgpack.decode(data)
+        is_tuple, place, counts = msgspec.msgpack.decode(data)
+        first = int.from_bytes(place, "big")
         items: list[Any] = []
         for level in range(len(counts) - 1, -1, -1):
             for blob in self.references[first : first + counts[level]]:
-                items.extend(self.source.items(blob, level))
+                items.extend(self.source.items(blob, level)[0])
             first += counts[level]
         return tuple(items) if is_tuple else items
 
@@ -626,7 +697,7 @@ _READERS: dict[int, Callable[[_Hook, Any], Any]] = {
     _TUPLE: lambda hook, plain: tuple(plain),
     _SET: lambda hook, plain: set(plain),
     _FROZENSET: lambda hook, plain: frozenset(plain),
-    _MAP: lambda hook, plain: {key: value for key, value in plain},
+    _MAP: lambda hook, plain: dict(plain),
     _OBJECT: lambda hook, plain: hook.source.codec.build(*plain),
     _SCALAR: lambda hook, plain: hook.named(SCALARS_BY_NAME, plain),
     _CONTAINER: lambda hook, plain: hook.named(_CONTAINERS_BY_NAME, plain),

@@ -6,9 +6,9 @@ Rule 2: reads see the executor's own earlier writes of this superstep, then the 
 """
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Generic, Never
 
+import msgspec
 from typing_extensions import TypeVar
 
 from agent_host.engine import annotations
@@ -22,24 +22,21 @@ OutT = TypeVar("OutT", default=Never, contravariant=True)
 W_OutT = TypeVar("W_OutT", default=Never, contravariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(msgspec.Struct, frozen=True):
     """A message a handler sent: to the executors its edges lead to, or to one of them."""
 
     payload: Any
     target: str | None
 
 
-@dataclass(slots=True)
-class Yielded:
+class Yielded(msgspec.Struct):
     """An output of a handler. `streamed`: its text has left piece by piece."""
 
     value: Any
     streamed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """A request to the outside."""
 
     request_id: str
@@ -47,17 +44,16 @@ class Asked:
     response_type: Any
 
 
-@dataclass(slots=True)
-class Effect:
+class Effect(msgspec.Struct):
     """What one invocation did. Collected while the handler runs; merged when all siblings have finished."""
 
     executor_id: str
-    sent: list[Sent] = field(default_factory=list)
-    yielded: list[Yielded] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
-    writes: dict[str, Encoded | None] = field(default_factory=dict)
-    events: list[CustomEvent] = field(default_factory=list)
-    usage: dict[str, int] = field(default_factory=dict)
+    sent: list[Sent] = msgspec.field(default_factory=list)
+    yielded: list[Yielded] = msgspec.field(default_factory=list)
+    asked: list[Asked] = msgspec.field(default_factory=list)
+    writes: dict[str, Encoded | None] = msgspec.field(default_factory=dict)
+    events: list[CustomEvent] = msgspec.field(default_factory=list)
+    usage: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class _Done:
@@ -74,14 +70,18 @@ DONE = _Done()
 USAGE_FIELDS = frozenset({"input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"})
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the contexts of one superstep share: the state it found, and how to speak."""
+class Surroundings(msgspec.Struct):
+    """What the contexts of one run share: the state a superstep found, and how to speak.
+
+    The run moves `iteration`, `checkpoint_id` and `open_requests` along from superstep to superstep.
+    """
 
     session_id: str
     iteration: int
     checkpoint_id: str | None
     codec: Codec
+    encode_state: Callable[[str, Any], Encoded]
+    decode_state: Callable[[Encoded], Any]
     strict: bool
     streaming: bool
     turn: Any
@@ -182,7 +182,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
     def set_state(self, key: str, value: Any) -> None:
         """Write shared state. The value is copied: changing it afterwards changes nothing."""
         try:
-            encoded = self._around.codec.encode(value)
+            encoded = self._around.encode_state(key, value)
         except UnsupportedValueError as error:
             raise UnsupportedValueError(
                 f"Shared state {key!r}, set by executor {self._executor_id!r}: {error}"
@@ -194,7 +194,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         """Read shared state: this executor's own write, else what the superstep found. Always a copy."""
         if key in self._own_writes:
             written = self._own_writes[key]
-            return default if written is None else self._around.codec.decode(written.reference, written.blobs)
+            return default if written is None else self._around.decode_state(written)
         value = self._around.read_state(key)
         return default if value is MISSING else value
 

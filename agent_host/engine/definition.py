@@ -11,6 +11,7 @@ from agent_host.engine.codec import Codec, Encoded
 from agent_host.engine.executor import Executor
 from agent_host.engine.graph import Graph
 from agent_host.engine.template import Template, save
+from agent_host.errors import UnsupportedValueError
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,11 @@ async def capture(
 
 async def _root_cells(executor: Executor, template: Template, codec: Codec) -> dict[str, Encoded]:
     if template.hooked:
-        return {cells.hook_key(executor.id): codec.encode(await save(executor))}
+        saved = await save(executor)
+        try:
+            return {cells.hook_key(executor.id): codec.encode(saved)}
+        except UnsupportedValueError as error:
+            raise UnsupportedValueError(f"What on_checkpoint_save of {executor.id!r} returned: {error}") from None
     return {
         cells.field_key(executor.id, name): field.encoded for name, field in template.fields.items() if field.declared
     }

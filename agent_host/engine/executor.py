@@ -64,7 +64,8 @@ class Executor:
     _agent_host_shared: ClassVar[bool] = False
 
     def __init__(self, id: str) -> None:
-        if not isinstance(id, str) or not _ID.fullmatch(id):
+        given: object = id
+        if not isinstance(given, str) or not _ID.fullmatch(id):
             raise WorkflowValidationError(
                 f"An executor's id is 1 to 128 printable characters without '/'; got {id!r} for {type(self).__name__}."
             )

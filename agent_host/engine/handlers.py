@@ -50,7 +50,7 @@ def handler(function: _F) -> _F: ...
 @overload
 def handler(*, input: Any, output: Any = None, workflow_output: Any = None) -> Callable[[_F], _F]: ...
 def handler(function: Any = None, *, input: Any = None, output: Any = None, workflow_output: Any = None) -> Any:
-    """Mark a method `(self, message, ctx)` as the one that takes messages of its annotated type.
+    """Mark a method `(self, message, ctx)` as the one that takes messages of its annotated type; `ctx` may be left out.
 
     The types can be given to the decorator instead of the annotations; then all of them must be.
     """
@@ -98,7 +98,7 @@ def read_handler(function: Callable[..., Any], *, kind: Kind, owner: str, skip_s
     where = f"{owner}.{function.__name__}" if skip_self else function.__name__
     parameters = list(inspect.signature(function).parameters.values())[1 if skip_self else 0 :]
     wanted = 3 if kind == "response_handler" else 2
-    if not wanted - 1 <= len(parameters) <= wanted or (skip_self and len(parameters) != wanted):
+    if not wanted - 1 <= len(parameters) <= wanted:
         shape = "(request, response, ctx)" if wanted == 3 else "(message, ctx)"
         raise HandlerError(f"{where} must take {shape}; it takes {len(parameters)} parameters.")
     explicit = mark.explicit
@@ -172,7 +172,8 @@ class HandlerTable:
         for (left, one), (right, other) in combinations(self._members, 2):
             if one is not other and left == right:
                 raise HandlerError(
-                    f"{self.owner} has two handlers for {annotations.name(left)}: {one.name} and {other.name}. Keep one."
+                    f"{self.owner} has two handlers for {annotations.name(left)}: {one.name} and {other.name}. "
+                    "Keep one."
                 )
 
     def refuse_ambiguous(self, classes: Iterable[type]) -> None:
@@ -229,7 +230,8 @@ class HandlerTable:
         ]
         narrowest = self._narrowest(fitting)
         exact = [h for h in narrowest if h.response == annotations.plain(response_type)]
-        return (exact or narrowest or [None])[0]
+        chosen = exact or narrowest
+        return chosen[0] if chosen else None
 
     @property
     def input_types(self) -> tuple[Any, ...]:

@@ -5,9 +5,12 @@ Rule 2: new conversation, resume, branch, reset, retry and restart are one opera
 Rule 3: only executors that were called are asked for their state.
 """
 
+from collections import ChainMap
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent_host.engine import annotations, cells
 from agent_host.engine.checkpoint import (
@@ -24,6 +27,7 @@ from agent_host.engine.codec import Codec, Encoded
 from agent_host.engine.context import MISSING, Asked
 from agent_host.engine.definition import Definition
 from agent_host.engine.executor import Executor
+from agent_host.engine.handlers import HandlerTable
 from agent_host.engine.payloads import LivePayload, Payload, StoredPayload
 from agent_host.engine.routing import JoinKey, MessageKind, Queued
 from agent_host.engine.template import Clone, restore, save, stored_fields
@@ -64,13 +68,12 @@ class OpenRequest:
     response_name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True):
     """What a lane has not finished: queued messages, half-filled joins, open requests."""
 
     queue: tuple[Queued, ...] = ()
-    joins: Mapping[JoinKey, tuple[Payload, ...]] = field(default_factory=dict)
-    requests: Mapping[str, OpenRequest] = field(default_factory=dict)
+    joins: Mapping[JoinKey, tuple[Payload, ...]] = msgspec.field(default_factory=dict)
+    requests: Mapping[str, OpenRequest] = msgspec.field(default_factory=dict)
 
 
 async def read_view(read_chain: ReadChain, commit_id: str) -> tuple[Commit, View]:
@@ -91,7 +94,7 @@ async def gather(references: Collection[bytes], codec: Codec, read_blobs: ReadBl
         missing = set()
         below: set[bytes] = set()
         for blob in wanted:
-            at_hand = shared.run(blob) or shared.body(blob)
+            at_hand = shared.run(blob, codec.types) or shared.body(blob)
             if at_hand is None:
                 missing.add(blob)
             else:
@@ -127,7 +130,9 @@ class Lane:
         self.waiting = Waiting()
         self._bodies: dict[bytes, Any] = {}
         self._called: set[str] = set()
+        self._waiting_keys = {key for key in view.cells if key.startswith((cells.QUEUE, cells.JOIN, cells.REQUEST))}
         self._delta: dict[str, bytes | None] = {}
+        self._proposed: dict[str, bytes] = {}
         self._blobs: dict[bytes, bytes] = {}
 
     def __repr__(self) -> str:
@@ -157,7 +162,7 @@ class Lane:
         if view.cells:
             lane._bodies = await gather(list(view.cells.values()), definition.codec, read_blobs)
         lane._refuse_strangers()
-        await lane._materialise()
+        await lane.roll_back()
         lane.waiting = live if live is not None else lane._read_waiting()
         return lane
 
@@ -175,6 +180,15 @@ class Lane:
         reference = self._current(cells.state_key(key))
         return MISSING if reference is None else self.codec.decode(reference, self._bodies)
 
+    def encode_state(self, key: str, value: Any) -> Encoded:
+        """A new value of shared state, as it will be stored."""
+        known = self._known(self._current(cells.state_key(key)))
+        return self.codec.encode(value, known=known, split=self.stored)
+
+    def decode_state(self, encoded: Encoded) -> Any:
+        """A fresh copy of a value that this superstep has written."""
+        return self.codec.decode(encoded.reference, ChainMap(dict(encoded.blobs), self._bodies))
+
     # --- Materialise ---
 
     def _refuse_strangers(self) -> None:
@@ -186,14 +200,15 @@ class Lane:
                     f"{cells.split_executor_key(key)[0]!r}, which the workflow no longer has."
                 )
 
-    async def _materialise(self) -> None:
+    async def roll_back(self) -> None:
+        """Give the lane fresh clones with the state of its last commit. If a hook fails, nothing has changed."""
         stored = stored_fields(self.view.cells)
+        clones: dict[str, Clone] = {}
         for name, template in self.definition.templates.items():
-            own = stored.get(name, {})
-            clone = template.clone(own, self.codec, self._bodies)
-            self.clones[name] = clone
+            clones[name] = template.clone(stored.get(name, {}), self.codec, self._bodies)
             if template.hooked:
-                await restore(clone, template, self._saved(name))
+                await restore(clones[name], self._saved(name))
+        self.clones = clones
 
     def _saved(self, executor_id: str) -> dict[str, Any]:
         key = cells.hook_key(executor_id)
@@ -205,9 +220,10 @@ class Lane:
         return self.codec.decode(root.delta[key] or b"", root.blobs)  # type: ignore[no-any-return]
 
     def _read_waiting(self) -> Waiting:
-        queue, joins, requests = [], {}, {}
-        for key, reference in cells.under(cells.QUEUE, self.view.cells):
-            del key
+        queue: list[Queued] = []
+        joins: dict[JoinKey, tuple[Payload, ...]] = {}
+        requests: dict[str, OpenRequest] = {}
+        for _, reference in cells.under(cells.QUEUE, self.view.cells):
             source, target, kind, request_id, response_name, _ = self.codec.decode(reference, self._bodies)
             payload = StoredPayload(Encoded(reference), self.codec, self._bodies)
             queue.append(Queued(source, target, kind, payload, request_id, response_name))
@@ -217,13 +233,28 @@ class Lane:
         for _, reference in cells.under(cells.REQUEST, self.view.cells):
             request = OpenRequest(*self.codec.decode(reference, self._bodies))
             requests[request.request_id] = request
-        for message in queue:
-            if (message.target or message.source) not in self.definition.graph.executors:
+        waiting = Waiting(tuple(queue), joins, requests)
+        self._refuse_homeless(waiting)
+        return waiting
+
+    def _refuse_homeless(self, waiting: Waiting) -> None:
+        """Refuse what waits for a part of the graph that is no longer there."""
+        graph = self.definition.graph
+        needed = [(message.target or message.source, "a message for") for message in waiting.queue]
+        needed += [(request.executor, "an open request of") for request in waiting.requests.values()]
+        for executor, what in needed:
+            if executor not in graph.executors:
                 raise WorkflowCheckpointException(
-                    f"The checkpoint {self.view.commit_id!r} has a message for the executor "
-                    f"{message.target or message.source!r}, which the workflow no longer has."
+                    f"The checkpoint {self.view.commit_id!r} has {what} the executor {executor!r}, which the workflow "
+                    "no longer has."
                 )
-        return Waiting(tuple(queue), joins, requests)
+        groups = {group.id for group in graph.groups}
+        for group, source in waiting.joins:
+            if group not in groups:
+                raise WorkflowCheckpointException(
+                    f"The checkpoint {self.view.commit_id!r} has a message of {source!r} waiting in the join "
+                    f"{group!r}, which the workflow no longer has."
+                )
 
     # --- Change ---
 
@@ -249,8 +280,15 @@ class Lane:
             self._set(cells.state_key(key), encoded)
 
     def ask(self, executor_id: str, asked: Asked) -> OpenRequest:
-        """The request as it will stand in the lane. Its data is checked now: it must be storable."""
-        return OpenRequest(asked.request_id, executor_id, asked.data, annotations.name(asked.response_type))
+        """The request as it will stand in the lane."""
+        table = self.clones[executor_id].executor.handler_table
+        name = annotations.name(asked.response_type)
+        if (
+            response_type(name, table, self.codec) is None
+        ):  # it could not be found again: what the handler takes instead
+            responder = table.responder(asked.data, asked.response_type)
+            name = annotations.name(responder.response) if responder is not None else name
+        return OpenRequest(asked.request_id, executor_id, asked.data, name)
 
     async def settle_executors(self) -> None:
         """Encode the state of every executor that was called since the last time, and keep what differs."""
@@ -267,12 +305,11 @@ class Lane:
                 if encoded.reference != current:
                     self._set(key, encoded)
                 continue
-            prefix = cells.field_key(name, "")
-            stored = {k[len(prefix) :]: v for k, v in self._merged_cells(prefix).items()}
-            changes = template.changed(clone, stored, self.codec, self._known, split=self.stored)
-            for attribute, changed in changes:
+            for attribute, changed in list(template.changed(clone, self.codec, self._known, split=self.stored)):
                 self._set(cells.field_key(name, attribute), changed)
-                if changed is not None:
+                if changed is None:
+                    clone.taken.pop(attribute, None)
+                else:
                     clone.taken[attribute] = (vars(clone.executor)[attribute], changed.reference)
         self._called.clear()
 
@@ -288,13 +325,12 @@ class Lane:
             key = cells.request_key(request.request_id)
             reference = self._current(key)
             wanted[key] = Encoded(reference) if reference else self._encode_request(request)
-        for prefix in (cells.QUEUE, cells.JOIN, cells.REQUEST):
-            for key in self._merged_cells(prefix):
-                if key not in wanted:
-                    self._set(key, None)
+        for key in self._waiting_keys - wanted.keys():
+            self._set(key, None)
         for key, encoded in wanted.items():
             if self._current(key) != encoded.reference:
                 self._set(key, encoded)
+        self._waiting_keys = set(wanted)
 
     def _stored_form(self, payload: Payload) -> Encoded:
         if isinstance(payload, StoredPayload):
@@ -310,24 +346,32 @@ class Lane:
     # --- Commit ---
 
     def commit(self, kind: CommitKind, commit_id: str, now: float, *, steps: int) -> Commit | None:
-        """The boundary reached, as a commit on top of the last one; None if nothing has changed since."""
+        """The boundary reached, as a commit on top of the last one; None if nothing has changed since.
+
+        The lane moves to it when it is durable: see `accept`.
+        """
         delta = {key: reference for key, reference in self._delta.items() if self.view.cells.get(key) != reference}
         if not delta:
             self._delta, self._blobs = {}, {}
             return None
-        merged = {key: ref for key, ref in {**self.view.cells, **delta}.items() if ref is not None}
+        self._proposed = dict(self.view.cells)
+        for key, reference in delta.items():
+            if reference is None:
+                del self._proposed[key]
+            else:
+                self._proposed[key] = reference
         complete = self.view.distance + 1 >= MANIFEST_EVERY
-        commit = Commit(
+        return Commit(
             id=commit_id, parent=self.view.commit_id, workflow=self.definition.name, session_id=self.session_id,
             kind=kind, seq=self.view.seq + 1, step=self.view.step + steps, created_at=now,
-            signature=self.definition.signature, delta=dict(merged) if complete else delta, complete=complete,
+            signature=self.definition.signature, delta=dict(self._proposed) if complete else delta, complete=complete,
             distance=0 if complete else self.view.distance + 1, blobs=self._blobs,
         )  # fmt: skip
-        self.view = View.of(commit, merged)
-        for blob, body in self._blobs.items():
-            self._bodies[blob] = body
+
+    def accept(self, commit: Commit) -> None:
+        """Stand at the commit that was made last: it is durable now."""
+        self.view = View.of(commit, self._proposed)
         self._delta, self._blobs = {}, {}
-        return commit
 
     def _set(self, key: str, encoded: Encoded | None) -> None:
         self._delta[key] = None if encoded is None else encoded.reference
@@ -338,16 +382,6 @@ class Lane:
     def _current(self, key: str) -> bytes | None:
         return self._delta[key] if key in self._delta else self.view.cells.get(key)
 
-    def _merged_cells(self, prefix: str) -> dict[str, bytes]:
-        found = {key: ref for key, ref in self.view.cells.items() if key.startswith(prefix)}
-        for key, reference in self._delta.items():
-            if key.startswith(prefix):
-                if reference is None:
-                    found.pop(key, None)
-                else:
-                    found[key] = reference
-        return found
-
     def _known(self, reference: bytes | None) -> set[bytes]:
         """The blobs that are stored because the cell's last form needed them."""
         if reference is None:
@@ -356,3 +390,15 @@ class Lane:
             return set(cell_references(reference))
         body = self._bodies.get(reference[1:]) or self.codec.shared.body(reference[1:])
         return {reference[1:], *(body_references(body) if isinstance(body, bytes) else ())}
+
+
+_BUILT_IN = {cls.__qualname__: cls for cls in (str, int, float, bool, bytes, list, tuple, dict, set, frozenset)}
+
+
+def response_type(name: str, table: HandlerTable, codec: Codec) -> Any:
+    """The annotation that an open request was stored with; None if this program has no such type."""
+    for responder in table.responders:
+        for hint in (responder.response, *annotations.members(responder.response)):
+            if annotations.name(hint) == name:
+                return hint
+    return _BUILT_IN.get(name) or codec.class_named(name)

@@ -5,7 +5,8 @@ Rule 2: equal effects give an equal result, in the same order, however the sibli
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent_host.engine.codec import Encoded
 from agent_host.engine.context import Asked, Effect, Sent, Yielded
@@ -13,8 +14,7 @@ from agent_host.engine.events import CustomEvent
 from agent_host.errors import StateConflictError, WorkflowRunnerException
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(msgspec.Struct, frozen=True):
     """What a superstep amounts to. Entries keep the index of the invocation they come from."""
 
     sent: tuple[tuple[str, Sent], ...]

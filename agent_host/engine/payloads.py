@@ -4,7 +4,8 @@ A stored payload is bytes; each receiver decodes its own. A live payload passes 
 several receivers get a decoded copy each if its type allows, so that none sees another's changes.
 """
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import MutableMapping
 from typing import Any
 
 from agent_host.engine.codec import Codec, Encoded
@@ -18,14 +19,17 @@ class StoredPayload:
 
     __slots__ = ("_bodies", "_codec", "_peeked", "encoded")
 
-    def __init__(self, encoded: Encoded, codec: Codec, bodies: Mapping[bytes, Any]) -> None:
+    def __init__(self, encoded: Encoded, codec: Codec, bodies: MutableMapping[bytes, Any]) -> None:
         self.encoded = encoded
         self._codec = codec
         self._bodies = bodies
         self._peeked = _UNSET
 
     def _decode(self) -> Any:
-        return self._codec.decode(self.encoded.reference, {**self._bodies, **self.encoded.blobs})[-1]
+        own = self.encoded.blobs
+        return self._codec.decode(self.encoded.reference, ChainMap(dict(own), self._bodies) if own else self._bodies)[
+            -1
+        ]
 
     def peek(self) -> Any:
         """The content to look at; never handed to an executor unless it is immutable."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from agent_host.engine.graph import EdgeGroup, FanIn, FanOut, Graph, SingleEdge, Switch
 from agent_host.errors import WorkflowRunnerException
 
@@ -23,8 +25,7 @@ class Payload(Protocol):
     def peek(self) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(msgspec.Struct, frozen=True):
     """A message on its way. `target` names one executor; without it the source's edges decide.
 
     A `response` carries an answer: `request` is what was asked, `request_id` under which id.
@@ -38,8 +39,7 @@ class Queued:
     response_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(msgspec.Struct, frozen=True):
     """One call of one executor. `payloads` has one entry, or one per waiting message for a fan-in."""
 
     index: int
@@ -52,8 +52,7 @@ class Invocation:
     response_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """The next superstep: its calls in order, what joins still wait for, and messages nobody takes."""
 
     invocations: tuple[Invocation, ...]
@@ -78,7 +77,7 @@ class _Routing:
                 (message.source,),
                 request_id=message.request_id,
                 response_name=message.response_name,
-            )  # fmt: skip
+            )
         )
 
     def takes(self, executor: str, value: Any) -> bool:

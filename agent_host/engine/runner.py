@@ -12,19 +12,24 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec.structs import replace
 
 from agent_host.engine import annotations
 from agent_host.engine.checkpoint import CommitKind
 from agent_host.engine.context import Effect, Surroundings, WorkflowContext
 from agent_host.engine.events import OutputKey, WorkflowErrorDetails, WorkflowEvent, WorkflowEventType, WorkflowRunState
-from agent_host.engine.lane import Lane, OpenRequest, Waiting
+from agent_host.engine.handlers import Handler, HandlerTable
+from agent_host.engine.lane import Lane, OpenRequest, Waiting, response_type
 from agent_host.engine.merging import Merged, merge
 from agent_host.engine.ports import Boundary, Publisher
-from agent_host.engine.routing import Invocation, Plan, route
+from agent_host.engine.routing import Invocation, Plan, Queued, route
+from agent_host.engine.tasks import end, ended
 from agent_host.engine.watchdog import watched
 from agent_host.errors import (
     UnknownRequestError,
@@ -47,13 +52,18 @@ def new_commit_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a run behaves. `check_output` may refuse an output by raising. `clock` gives seconds since the epoch; ids and time can be set for tests."""
+    """How a run behaves.
+
+    `check_output` may refuse an output by raising; `hears` names the events the sink wants, None all of them. `clock`
+    gives seconds since the epoch; ids and time can be set for tests.
+    """
 
     durability: Durability = "step"
     max_iterations: int | None = None
     streaming: bool = False
     turn: Any = None
     check_output: Callable[[Any], None] | None = None
+    hears: frozenset[WorkflowEventType] | None = None
     clock: Callable[[], float] = time.time
     new_commit_id: Callable[[], str] = new_commit_id
     new_request_id: Callable[[], str] = lambda: str(uuid.uuid4())
@@ -62,7 +72,8 @@ class RunOptions:
 class Run:
     """One run of an opened lane. `sink` hears every event at once; it must not block.
 
-    Without a publisher the run's boundaries stay in the lane: nothing outlives the process.
+    Without a publisher the run's boundaries stay in the lane: nothing outlives the process. `moved` tells whether the
+    session stands elsewhere than where the run found it; `settled` is what was waiting at the last boundary.
     """
 
     def __init__(self, lane: Lane, publisher: Publisher | None, sink: Sink, options: RunOptions) -> None:
@@ -75,10 +86,14 @@ class Run:
         self.usage: dict[str, int] = {}
         self.settled = lane.waiting
         self.at_rest = False
+        self.moved = False
         self._sink = sink
+        self._hears = options.hears
         self._sequence = 0
         self._uncommitted_steps = 0
         self._held: list[tuple[WorkflowEventType, dict[str, Any]]] = []
+        self._questions: list[tuple[WorkflowEventType, dict[str, Any]]] = []
+        self._around = self._surroundings()
 
     def __repr__(self) -> str:
         return f"<Run {self.state.value} in superstep {self.iteration} of {self.lane!r}>"
@@ -88,55 +103,60 @@ class Run:
     async def start(self, message: Any) -> None:
         """Put a new input into the lane. What an earlier run left unfinished there makes way, with a warning."""
         self._begin()
-        self._refuse_unhandled(message)
-        self._drop_leftovers()
-        graph = self.lane.definition.graph
-        queued = self.lane.enqueue(graph.start, graph.start, "input", message)
-        self.lane.waiting = replace(self.lane.waiting, queue=(queued,), joins={})
-        await self._boundary("input", steps=0)
+        with self._telling_failure():
+            self._refuse_unhandled(message)
+            self._drop_leftovers()
+            start = self.lane.definition.graph.start
+            queued = self.lane.enqueue(start, start, "input", message)
+            self.lane.waiting = replace(self.lane.waiting, queue=(queued,), joins={})
+            await self._boundary("input", steps=0)
 
     async def answer(self, responses: Mapping[str, Any]) -> None:
         """Consume answers to open requests; all of them are checked before any is taken."""
         self._begin()
-        requests = dict(self.lane.waiting.requests)
-        queue = list(self.lane.waiting.queue)
-        for request_id, value in responses.items():
-            request = requests.pop(request_id, None)
-            if request is None:
-                known = ", ".join(map(repr, self.lane.waiting.requests)) or "none"
-                raise UnknownRequestError(f"No request {request_id!r} is open in this session; open: {known}.")
-            self._refuse_wrong_answer(request, value)
-            queue.append(
-                self.lane.enqueue(
-                    request.executor,
-                    request.executor,
-                    "response",
-                    (request.data, value),
-                    request.request_id,
-                    request.response_name,
-                )  # fmt: skip
-            )
-        self.lane.waiting = replace(self.lane.waiting, queue=tuple(queue), requests=requests)
-        await self._boundary("response", steps=0)
+        with self._telling_failure():
+            requests = dict(self.lane.waiting.requests)
+            queue = list(self.lane.waiting.queue)
+            for request_id, value in responses.items():
+                request = requests.pop(request_id, None)
+                if request is None:
+                    known = ", ".join(map(repr, self.lane.waiting.requests)) or "none"
+                    raise UnknownRequestError(f"No request {request_id!r} is open in this session; open: {known}.")
+                queue.append(self._answered(request, value))
+            self.lane.waiting = replace(self.lane.waiting, queue=tuple(queue), requests=requests)
+            await self._boundary("response", steps=0)
 
     def resume(self) -> None:
         """Go on with what is queued already."""
         self._begin()
+
+    def tell_open_requests(self) -> None:
+        """Emit the requests that the run has found open."""
+        for request in self.lane.waiting.requests.values():
+            self._emit(
+                "request_info", data=request.data, executor_id=request.executor, request_id=request.request_id,
+                response_type=self._response_type(request), checkpoint_id=self._here(),
+            )  # fmt: skip
 
     async def to_rest(self) -> None:
         """Run supersteps until nothing is queued, then commit what is not committed yet.
 
         Raises what a handler raised, `WorkflowConvergenceException` at the limit, or what the publisher raised.
         """
-        try:
+        with self._telling_failure():
             with watched():
                 await self._supersteps()
             if self.options.durability == "turn":
                 await self._settle("step")
-            self.at_rest = True
-            self._status(
-                WorkflowRunState.IDLE_WITH_PENDING_REQUESTS if self.lane.waiting.requests else WorkflowRunState.IDLE
-            )
+            self.at_rest = self.moved = True
+            self._warn_of_unfinished_joins()
+            waits = self.lane.waiting.requests
+            self._status(WorkflowRunState.IDLE_WITH_PENDING_REQUESTS if waits else WorkflowRunState.IDLE)
+
+    @contextmanager
+    def _telling_failure(self) -> Iterator[None]:
+        try:
+            yield
         except asyncio.CancelledError:
             self._status(WorkflowRunState.CANCELLED)
             raise
@@ -161,7 +181,7 @@ class Run:
         self._emit("superstep_started", checkpoint_id=self._here())
         plan = await route(self.lane.definition.graph, waiting.queue, waiting.joins)
         for warning in plan.warnings:
-            self._emit("warning", data=warning)
+            self._warn(warning)
         effects = await self._execute(plan)
         merged = merge(effects)
         self._take_up(plan, merged)
@@ -179,10 +199,13 @@ class Run:
             self.usage[name] = self.usage.get(name, 0) + count
         self._hold_settled(merged)
         for request, (_, question) in zip(asked, merged.asked, strict=True):
-            self._hold(
-                "request_info", data=request.data, executor_id=request.executor, request_id=request.request_id,
-                response_type=question.response_type,
-            )  # fmt: skip
+            fields = {
+                "data": request.data,
+                "executor_id": request.executor,
+                "request_id": request.request_id,
+                "response_type": question.response_type,
+            }
+            self._questions.append(("request_info", fields))
 
     # --- Execute ---
 
@@ -191,8 +214,13 @@ class Run:
         by_executor: dict[str, list[Invocation]] = {}
         for invocation in plan.invocations:
             by_executor.setdefault(invocation.executor, []).append(invocation)
-        around = self._surroundings()
-        receivers = Counter(id(payload) for invocation in plan.invocations for payload in invocation.payloads)
+        around = self._around
+        around.iteration = self.iteration
+        around.checkpoint_id = self._here()
+        around.open_requests = self.lane.waiting.requests
+        receivers = Counter([id(payload) for invocation in plan.invocations for payload in invocation.payloads])
+        for waiting in plan.joins.values():  # a join takes its message later, and must find it as it was sent
+            receivers.update(map(id, waiting))
         effects: list[Effect | None] = [None] * len(plan.invocations)
 
         async def serve(executor: str, invocations: Sequence[Invocation]) -> None:
@@ -203,7 +231,7 @@ class Run:
         if len(by_executor) == 1:
             for executor, invocations in by_executor.items():
                 await serve(executor, invocations)
-        else:
+        elif by_executor:
             await _all_or_none([serve(executor, invocations) for executor, invocations in by_executor.items()])
         return [effect for effect in effects if effect is not None]
 
@@ -213,13 +241,7 @@ class Run:
         name = invocation.executor
         executor = self.lane.executor(name)
         arguments = self._arguments(invocation, receivers)
-        handler = (
-            executor.handler_table.responder(arguments[0], _named(invocation.response_name, executor))
-            if invocation.kind == "response"
-            else executor.handler_table.select(arguments[0])
-        )
-        if handler is None:
-            raise WorkflowRunnerException(f"Executor {name!r} has no handler for a {type(arguments[0]).__qualname__}.")
+        handler = self._handler(executor.handler_table, invocation, arguments)
         context: WorkflowContext[Any, Any] = WorkflowContext(
             around, executor_id=name, invocation=invocation.index, handlers=executor.handler_table,
             sources=invocation.sources, request_id=invocation.request_id, own_writes=own_writes,
@@ -230,48 +252,60 @@ class Run:
             arguments = (executor, *arguments)
         self._emit("executor_invoked", executor_id=name)
         try:
+            await self._call(handler, arguments)
+        except Exception as error:
+            error.add_note(f"raised by executor {name!r} of workflow {self.lane.definition.name!r}")
+            details = WorkflowErrorDetails.from_exception(error, executor_id=name)
+            self._emit("executor_failed", executor_id=name, details=details)
+            raise
+        self._emit("executor_completed", executor_id=name)
+        return context._effect
+
+    def _handler(self, table: HandlerTable, invocation: Invocation, arguments: tuple[Any, ...]) -> Handler:
+        if invocation.kind == "response":
+            wanted = response_type(invocation.response_name or "", table, self.lane.codec)
+            handler = table.responder(arguments[0], wanted)
+        else:
+            handler = table.select(arguments[0])
+        if handler is None:
+            raise WorkflowRunnerException(
+                f"Executor {invocation.executor!r} has no handler for a {type(arguments[0]).__qualname__}."
+            )
+        return handler
+
+    async def _call(self, handler: Handler, arguments: tuple[Any, ...]) -> None:
+        try:
             if handler.is_async:
                 await handler.function(*arguments)
             else:
-                await self._in_thread(handler.function, arguments)
-        except Exception as error:
-            error.add_note(f"raised by executor {name!r} of workflow {self.lane.definition.name!r}")
-            self._emit(
-                "executor_failed",
-                executor_id=name,
-                details=WorkflowErrorDetails.from_exception(error, executor_id=name),
-            )
-            raise
-        effect = context._effect
-        self._emit("executor_completed", executor_id=name)
-        return effect
+                await _in_thread(handler.function, arguments)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled the run: the handler awaited something that was cancelled, which is its own failure.
+            raise WorkflowRunnerException(
+                f"The handler {handler.name!r} awaited something that was cancelled."
+            ) from error
 
     def _arguments(self, invocation: Invocation, receivers: Counter[int]) -> tuple[Any, ...]:
         delivered = []
         for payload in invocation.payloads:
             value, own = payload.deliver(receivers[id(payload)])
             if not own:
-                self._emit(
-                    "warning",
-                    data=f"A {type(value).__qualname__} sent to several executors cannot be copied; they share one object.",
-                )
+                self._warn(f"A {type(value).__qualname__} sent to several executors cannot be copied; they share one.")
             delivered.append(value)
         if invocation.kind == "response":
             request, answer = delivered[0]
             return request, answer
         return (delivered if invocation.joined else delivered[0],)
 
-    async def _in_thread(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        call = functools.partial(contextvars.copy_context().run, function, *arguments)
-        result = await asyncio.get_running_loop().run_in_executor(_threads, call)
-        if isinstance(result, Awaitable):
-            await result
-
     def _surroundings(self) -> Surroundings:
         lane, loop = self.lane, asyncio.get_running_loop()
+        outputs = lane.definition.outputs
 
         def emit_delta(executor: str, invocation: int, number: int, text: str) -> None:
-            designation = lane.definition.outputs.kind(executor)
+            designation = outputs.kind(executor)
             if designation is None:
                 return
             event = functools.partial(
@@ -285,8 +319,9 @@ class Run:
 
         return Surroundings(
             session_id=lane.session_id, iteration=self.iteration, checkpoint_id=self._here(), codec=lane.codec,
+            encode_state=lane.encode_state, decode_state=lane.decode_state, read_state=lane.read_state,
             strict=self.publisher is not None, streaming=self.options.streaming, turn=self.options.turn,
-            read_state=lane.read_state, open_requests=lane.waiting.requests,
+            open_requests=lane.waiting.requests,
             new_request_id=self.options.new_request_id, emit_delta=emit_delta, check_output=self.options.check_output,
         )  # fmt: skip
 
@@ -297,12 +332,10 @@ class Run:
         self._uncommitted_steps += steps
         if self.options.durability == "step":
             await self._settle(kind)
+            self.moved = True
         else:
-            questions = [held for held in self._held if held[0] == "request_info"]
-            self._held = [held for held in self._held if held[0] != "request_info"]
-            for event in self._take_held():
+            for event in self._settled_events(self._held):
                 self._sink(event)
-            self._held = questions
         self.settled = self.lane.waiting
 
     async def _settle(self, kind: CommitKind) -> None:
@@ -312,27 +345,29 @@ class Run:
         if lane.stored:
             lane.settle_waiting()
         commit = lane.commit(kind, self.options.new_commit_id(), self.options.clock(), steps=self._uncommitted_steps)
-        self._uncommitted_steps = 0 if commit is not None else self._uncommitted_steps
-        events = self._take_held()
+        stands_at = commit.id if commit is not None else lane.view.commit_id
+        events = (*self._settled_events(self._held), *self._settled_events(self._questions, stands_at))
         if self.publisher is not None and (commit is not None or events):
             await self.publisher.publish(Boundary((commit,) if commit else (), events))
+        if commit is not None:
+            lane.accept(commit)
+            self._uncommitted_steps = 0
         for event in events:
             self._sink(event)
 
-    def _take_held(self) -> tuple[WorkflowEvent, ...]:
-        here = self.lane.view.commit_id if self.publisher is not None else None
-        events = tuple(
-            self._event(kind, **fields, **({"checkpoint_id": here} if kind == "request_info" else {}))
-            for kind, fields in self._held
-        )
-        self._held = []
+    def _settled_events(
+        self, held: list[tuple[WorkflowEventType, dict[str, Any]]], stands_at: str | None = None
+    ) -> tuple[WorkflowEvent, ...]:
+        """The held events, now numbered; `held` is empty afterwards."""
+        where = stands_at if self.publisher is not None else None
+        events = tuple(self._event(kind, checkpoint_id=where, **fields) for kind, fields in held)
+        held.clear()
         return events
 
     def _here(self) -> str | None:
         """The commit the lane stands at; None where nothing is published, or not at every boundary."""
-        if self.publisher is None or (self.options.durability == "turn" and self.iteration):
-            return None
-        return self.lane.view.commit_id
+        between = self.options.durability == "turn" and self.iteration and not self.at_rest
+        return None if self.publisher is None or between else self.lane.view.commit_id
 
     # --- Checks ---
 
@@ -350,39 +385,49 @@ class Run:
                 "annotate the start executor's handler with it, or call register_checkpoint_type(cls)."
             )
 
-    def _refuse_wrong_answer(self, request: OpenRequest, value: Any) -> None:
-        executor = self.lane.definition.graph.executors[request.executor]
-        wanted = _named(request.response_name, executor)
-        if executor.handler_table.responder(request.data, wanted) is None:
+    def _answered(self, request: OpenRequest, value: Any) -> Queued:
+        """The answer as a message. Raises if it is not of the type that was asked for."""
+        executor, name = request.executor, request.response_name
+        wanted = self._response_type(request)
+        if wanted is None or self._table(executor).responder(request.data, wanted) is None:
             raise WorkflowRunnerException(
-                f"Executor {request.executor!r} no longer has a @response_handler for a "
-                f"{type(request.data).__qualname__} answered by {request.response_name}."
+                f"Executor {executor!r} no longer has a @response_handler for a "
+                f"{type(request.data).__qualname__} answered by {name}."
             )
         if not annotations.matcher(wanted)(value):
             raise WorkflowRunnerException(
-                f"The answer to request {request.request_id!r} must be a {request.response_name}, "
-                f"not a {type(value).__qualname__}."
+                f"The answer to request {request.request_id!r} must be a {name}, not a {type(value).__qualname__}."
             )
+        return self.lane.enqueue(executor, executor, "response", (request.data, value), request.request_id, name)
+
+    def _response_type(self, request: OpenRequest) -> Any:
+        return response_type(request.response_name, self._table(request.executor), self.lane.codec)
+
+    def _table(self, executor: str) -> HandlerTable:
+        return self.lane.definition.graph.executors[executor].handler_table
 
     def _drop_leftovers(self) -> None:
-        waiting = self.lane.waiting
-        here = self.lane.view.commit_id
-        if waiting.queue:
-            self._emit(
-                "warning",
-                data=f"{len(waiting.queue)} messages of an unfinished run were dropped for the new input. "
-                f"They are kept in checkpoint {here}: run(checkpoint_id=...) continues them.",
+        queue = self.lane.waiting.queue
+        if queue:
+            self._warn(
+                f"{len(queue)} messages of an unfinished run were dropped for the new input. "
+                f"They are kept in checkpoint {self.lane.view.commit_id}: run(checkpoint_id=...) continues them."
             )
-        joins: dict[str, list[str]] = {}
-        for group, source in waiting.joins:
-            joins.setdefault(group, []).append(source)
-        for group in self.lane.definition.graph.groups:
-            if group.id in joins:
-                missing = ", ".join(repr(source) for source in group.sources if source not in joins[group.id])
-                self._emit(
-                    "warning",
-                    data=f"The join into {group.targets[0]!r} never heard from {missing}; what waited there was dropped.",
-                )
+        for target, missing in self._unfinished_joins():
+            self._warn(f"The join into {target!r} never heard from {missing}; what waited there was dropped.")
+
+    def _warn_of_unfinished_joins(self) -> None:
+        if not self.lane.waiting.requests:  # an answer may still bring what is missing
+            for target, missing in self._unfinished_joins():
+                self._warn(f"The run is over, but the join into {target!r} has not heard from {missing}.")
+
+    def _unfinished_joins(self) -> Iterator[tuple[str, str]]:
+        """The target of every half-filled join, and the sources it waits for."""
+        joins = self.lane.waiting.joins
+        for group in self.lane.definition.graph.groups if joins else ():
+            heard = {source for group_id, source in joins if group_id == group.id}
+            if heard:
+                yield group.targets[0], ", ".join(repr(source) for source in group.sources if source not in heard)
 
     # --- Events ---
 
@@ -404,8 +449,12 @@ class Run:
             type=kind, session_id=self.lane.session_id, sequence=sequence, iteration=self.iteration, **fields
         )
 
+    def _warn(self, text: str) -> None:
+        self._emit("warning", data=text)
+
     def _emit(self, kind: WorkflowEventType, **fields: Any) -> None:
-        self._sink(self._event(kind, **fields))
+        if self._hears is None or kind in self._hears:
+            self._sink(self._event(kind, **fields))
 
     def _hold(self, kind: WorkflowEventType, **fields: Any) -> None:
         self._held.append((kind, fields))
@@ -422,15 +471,6 @@ class Run:
             self._hold(event.type, data=event.data, executor_id=executor)
 
 
-def _named(response_name: str | None, executor: Any) -> Any:
-    """The annotation that a stored request named, looked up among the executor's own response handlers."""
-    for responder in executor.handler_table.responders:
-        for hint in (responder.response, *annotations.members(responder.response)):
-            if annotations.name(hint) == response_name:
-                return hint
-    return response_name
-
-
 def _on_loop(loop: asyncio.AbstractEventLoop) -> bool:
     try:
         return asyncio.get_running_loop() is loop
@@ -438,22 +478,24 @@ def _on_loop(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-async def _all_or_none(jobs: Sequence[Awaitable[None]]) -> None:
+async def _in_thread(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Call a plain function in a worker thread. A thread cannot be cancelled: it is awaited to its end."""
+    call = functools.partial(contextvars.copy_context().run, function, *arguments)
+    working = asyncio.get_running_loop().run_in_executor(_threads, call)
+    await ended([working])
+    result = working.result()
+    if isinstance(result, Awaitable):
+        await result
+
+
+async def _all_or_none(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run jobs together. When one fails the others are cancelled and awaited, and the first error is raised."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
+    failed: asyncio.Task[None] | None = None
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         failed = next((task for task in tasks if task.done() and not task.cancelled() and task.exception()), None)
-    except asyncio.CancelledError:
-        failed = None
-        raise
     finally:
-        for task in tasks:
-            task.cancel()
-        while not all(task.done() for task in tasks):
-            await asyncio.wait(tasks)
-    for task in tasks:
-        if task is not failed and not task.cancelled():
-            task.exception()  # retrieved: its executor_failed event has been sent
+        await end(tasks)
     if failed is not None:
         failed.result()

@@ -59,12 +59,21 @@ def _to_time(plain: list[Any]) -> dt.time:
     return dt.time.fromisoformat(plain[0]).replace(fold=plain[1], tzinfo=_unzone(plain[2]))
 
 
+def _fraction(value: Fraction) -> list[str]:
+    return [hex(value.numerator), hex(value.denominator)]
+
+
+def _to_fraction(plain: list[str]) -> Fraction:
+    return Fraction(int(plain[0], 16), int(plain[1], 16))
+
+
+# Hexadecimal: Python refuses to write or read decimal numbers of more than a few thousand digits.
 SCALARS: dict[type, Scalar] = {
-    int: Scalar("int", str, int),
+    int: Scalar("int", hex, lambda p: int(p, 16)),
     bytearray: Scalar("bytearray", bytes, bytearray),
     complex: Scalar("complex", lambda v: [v.real, v.imag], lambda p: complex(*p)),
     Decimal: Scalar("decimal", str, Decimal),
-    Fraction: Scalar("fraction", str, Fraction),
+    Fraction: Scalar("fraction", _fraction, _to_fraction),
     uuid.UUID: Scalar("uuid", lambda v: v.bytes, lambda p: uuid.UUID(bytes=p)),
     dt.datetime: Scalar("datetime", _datetime, _to_datetime),
     dt.date: Scalar("date", dt.date.isoformat, dt.date.fromisoformat),

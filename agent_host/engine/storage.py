@@ -4,6 +4,7 @@ A storage decodes with the types of the workflows that were built or run with it
 sizes can be read, and looking at values raises.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 from agent_host.engine import cells
 from agent_host.engine.checkpoint import Commit, CommitKind, cells_of
 from agent_host.engine.codec import Codec
-from agent_host.engine.lane import ReadBlobs, View, gather
+from agent_host.engine.lane import ReadBlobs, View, gather, read_view
 from agent_host.engine.ports import Boundary, CommitLog
 from agent_host.errors import CheckpointNotFoundError, WorkflowCheckpointException, WorkflowConflictError
 
@@ -44,14 +45,20 @@ class MemoryLog:
         return {blob: self._blobs[blob] for blob in hashes if blob in self._blobs}
 
     async def commit(self, commits: Sequence[Commit], expected_head: str | None) -> None:
-        last = commits[-1]
-        key = (last.workflow, last.session_id)
+        if not commits:
+            return
+        key = (commits[-1].workflow, commits[-1].session_id)
         self._refuse_moved(key, expected_head)
+        at_hand = self._commits.keys() | {commit.id for commit in commits}
+        for commit in commits:
+            if commit.parent is not None and commit.parent not in at_hand:
+                raise WorkflowConflictError(
+                    f"The commit {commit.id!r} follows {commit.parent!r}, which is not stored. Nothing was written."
+                )
         for commit in commits:
             self._blobs.update(commit.blobs)
-            if commit.id not in self._commits:
-                self._commits[commit.id] = _stripped(commit)
-        self._heads[key] = last.id
+            self._commits.setdefault(commit.id, _stripped(commit))
+        self._heads[key] = commits[-1].id
 
     async def move_head(self, workflow: str, session_id: str, to: str, expected_head: str | None) -> None:
         self._refuse_moved((workflow, session_id), expected_head)
@@ -67,13 +74,25 @@ class MemoryLog:
         gone = self._commits.get(commit_id)
         if gone is None:
             return False
+        if gone.kind == "root":
+            raise WorkflowCheckpointException(f"The checkpoint {commit_id!r} is the initial state; it stays.")
         if commit_id in self._heads.values():
             raise WorkflowCheckpointException(f"The checkpoint {commit_id!r} is the newest of its session; it stays.")
         for child in [c for c in self._commits.values() if c.parent == commit_id and not c.complete]:
             whole = cells_of(await self.chain(child.id))
             self._commits[child.id] = _stripped(child, delta=whole, complete=True, distance=0)
+            self._shorten(child)
         del self._commits[commit_id]
         return True
+
+    def _shorten(self, ancestor: Commit) -> None:
+        """Correct the distances below a commit that has become complete."""
+        waiting = [ancestor.id]
+        while waiting:
+            parent = self._commits[waiting.pop()]
+            for child in [c for c in self._commits.values() if c.parent == parent.id and not c.complete]:
+                self._commits[child.id] = _stripped(child, distance=parent.distance + 1)
+                waiting.append(child.id)
 
     def _refuse_moved(self, key: tuple[str, str], expected: str | None) -> None:
         head = self._heads.get(key)
@@ -194,16 +213,17 @@ class CheckpointStorage:
 
     def bind(self, codec: Codec) -> None:
         """Allow the types of one more workflow when decoding."""
-        self._codec = codec if self._codec is None else self._codec.union(codec)
+        if self._codec is None:
+            self._codec = codec
+        elif not codec.types <= self._codec.types:
+            self._codec = self._codec.union(codec)
 
     async def load(self, checkpoint_id: str) -> WorkflowCheckpoint:
         """The checkpoint with this id. Raises `CheckpointNotFoundError`."""
-        chain = await self.log.chain(checkpoint_id)
-        if not chain:
-            raise CheckpointNotFoundError(f"There is no checkpoint {checkpoint_id!r}.")
-        whole = cells_of(chain)
+        commit, view = await read_view(self.log.chain, checkpoint_id)
+        whole = view.cells
         bodies = await gather(list(whole.values()), self._codec or Codec(), self.log.blobs)
-        return WorkflowCheckpoint(chain[0], whole, bodies, self._codec)
+        return WorkflowCheckpoint(commit, whole, bodies, self._codec)
 
     async def list_checkpoints(self, *, workflow_name: str, session_id: str | None = None) -> list[WorkflowCheckpoint]:
         """The checkpoints of a workflow, oldest first."""
@@ -237,17 +257,32 @@ class HeadPublisher:
         self._log = log
         self._session_id = session_id
         self._head = head
-        self._root: Commit | None = root
+        self._root = root
 
     async def publish(self, boundary: Boundary) -> None:
-        if not boundary.commits:
-            return
         commits = boundary.commits
-        if self._root is not None and commits[0].parent == self._root.id:
+        if not commits:
+            return
+        if commits[0].parent == self._root.id:
             commits = (self._root, *commits)  # stored with the first commit that descends from it
         await self._log.commit(commits, self._head)
         self._head = commits[-1].id
-        self._root = None
+
+    async def stand_at(self, commit_id: str) -> None:
+        """Make a stored commit, or the root, the head of the session."""
+        if commit_id == self._head:
+            return
+        if commit_id == self._root.id:
+            await _store_root(self._log, self._root)
+        await self._log.move_head(self._root.workflow, self._session_id, commit_id, self._head)
+        self._head = commit_id
+
+
+async def _store_root(log: CommitLog, root: Commit) -> None:
+    while not await log.chain(root.id):
+        head = await log.head(root.workflow, root.session_id)
+        with contextlib.suppress(WorkflowConflictError):  # somebody else stores a root at this moment
+            await log.commit([root], head)
 
 
 async def head_view(log: CommitLog, workflow: str, session_id: str, root: Commit) -> tuple[str | None, View]:
@@ -255,8 +290,8 @@ async def head_view(log: CommitLog, workflow: str, session_id: str, root: Commit
     head = await log.head(workflow, session_id)
     if head is None:
         return None, root_view(root)
-    chain = await log.chain(head)
-    return head, View.of(chain[0], cells_of(chain))
+    _, view = await read_view(log.chain, head)
+    return head, view
 
 
 def root_view(root: Commit) -> View:

@@ -7,7 +7,9 @@ Rule 3: what cannot be encoded is shared by all lanes as it is, and must be a fo
 Rule 4: an executor with hooks stores what its hook returns and nothing else.
 """
 
+import functools
 import types
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,17 +26,21 @@ _CONTAINERS = (list, tuple, set, frozenset)
 
 @dataclass(frozen=True, slots=True)
 class PristineField:
-    """An attribute's value as the program set it. `encoded` is kept in memory and never stored."""
+    """An attribute's value as the program set it. Its forms are kept in memory; only declared ones are ever stored.
+
+    `encoded` is the form that goes to a store, `whole` the reference of a state that stays in the process.
+    """
 
     value: Any
     encoded: Encoded
+    whole: bytes
     immutable: bool
     declared: bool
 
 
 @dataclass(slots=True)
 class Clone:
-    """An executor serving one lane, and which values it was given under which references."""
+    """An executor serving one lane; of every stored attribute, the value last seen and its reference."""
 
     executor: Executor
     taken: dict[str, tuple[Any, bytes]]
@@ -58,19 +64,18 @@ class Template:
         """Sort an executor's attributes. Raises `ExecutorStateError` for what is neither state nor foreign."""
         declared = declared_fields(type(executor))
         fields: dict[str, PristineField] = {}
-        shared: set[str] = set()
+        shared = {name for name, declaration in declared.items() if not declaration.per_lane}
         rebound: dict[str, Callable[..., Any]] = {}
         foreign: list[str] = []
         for name, value in vars(executor).items():
             if name == "id" or name.startswith(_ENGINE_OWN):
                 continue
-            declaration = declared.get(name)
-            if type(executor)._agent_host_shared or (declaration is not None and not declaration.per_lane):
+            if name in shared or type(executor)._agent_host_shared:
                 shared.add(name)
             elif isinstance(value, types.MethodType) and value.__self__ is executor:
                 rebound[name] = value.__func__
             else:
-                field = _pristine(executor, name, value, codec, declared=declaration is not None)
+                field = _pristine(executor, name, value, codec, declared=name in declared)
                 if field is None:
                     foreign.append(name)
                 else:
@@ -98,15 +103,11 @@ class Template:
         return Clone(made, taken)
 
     def changed(
-        self,
-        clone: Clone,
-        stored: Mapping[str, bytes],
-        codec: Codec,
-        known: Callable[[bytes], set[bytes]],
-        *,
-        split: bool,
+        self, clone: Clone, codec: Codec, known: Callable[[bytes], set[bytes]], *, split: bool
     ) -> Iterator[tuple[str, Encoded | None]]:
-        """The attributes whose stored form differs from `stored`, as (attribute, new form or None if gone)."""
+        """The attributes whose form differs from the stored one, as (attribute, new form or None if gone)."""
+        if self.cls._agent_host_shared:
+            return
         attributes = vars(clone.executor)
         for name, value in attributes.items():
             if name == "id" or name in self.shared or name.startswith(_ENGINE_OWN):
@@ -114,26 +115,33 @@ class Template:
             if name in self.foreign or name in self.rebound:
                 self._refuse_rebinding(name, value)
                 continue
-            reference = stored.get(name)
-            pristine = self.fields.get(name)
-            if reference is None and pristine is not None and pristine.immutable and value is pristine.value:
-                continue
-            given = clone.taken.get(name)
-            if given is not None and given[0] is value and given[1] == reference and codec.is_immutable(value):
-                continue
-            encoded = self._encode(name, value, codec, known(reference) if reference else (), split=split)
-            # The pristine form is split like a stored one. Where nothing is stored a long list's form may differ
-            # without a change; that costs one cell in memory and is otherwise without effect.
-            unchanged = reference if reference is not None else pristine and pristine.encoded.reference
-            if encoded.reference != unchanged:
-                yield name, encoded
-        for name in stored:
+            taken = clone.taken.get(name)
+            if taken is None:
+                changed = self._unlike_pristine(name, value, codec, split=split)
+            elif taken[0] is value and codec.is_immutable(value):
+                changed = None
+            else:
+                encoded = self._encode(name, value, codec, known(taken[1]), split=split)
+                changed = encoded if encoded.reference != taken[1] else None
+            if changed is not None:
+                yield name, changed
+        for name in (*self.fields, *self.foreign, *self.rebound, *clone.taken):
             if name not in attributes:
                 self._refuse_deletion(name)
                 yield name, None
-        for name in self.fields:
-            if name not in attributes:
-                self._refuse_deletion(name)
+
+    def _unlike_pristine(self, name: str, value: Any, codec: Codec, *, split: bool) -> Encoded | None:
+        """The form of an attribute of which nothing is stored; None if it is as the program set it."""
+        pristine = self.fields.get(name)
+        if pristine is None:
+            return self._encode(name, value, codec, (), split=split)
+        if pristine.immutable and value is pristine.value:
+            return None
+        # As if the pristine blobs were stored, since nearly always nothing has changed; if something has, again.
+        encoded = self._encode(name, value, codec, pristine.encoded.blobs, split=split)
+        if encoded.reference == (pristine.encoded.reference if split else pristine.whole):
+            return None
+        return self._encode(name, value, codec, (), split=split) if split else encoded
 
     def _encode(self, name: str, value: Any, codec: Codec, known: Any, *, split: bool) -> Encoded:
         try:
@@ -155,16 +163,15 @@ class Template:
             )
 
     def _refuse_deletion(self, name: str) -> None:
-        if name in self.fields:
+        if name in self.attributes:
             raise ExecutorStateError(
                 f"A handler of executor {self.executor_id!r} deleted the attribute {name!r}; set it to None instead."
             )
 
 
-async def restore(clone: Clone, template: Template, saved: dict[str, Any] | None) -> None:
-    """Run the restore hook of a clone, if its class has hooks and something was saved."""
-    if template.hooked and saved is not None:
-        await clone.executor.on_checkpoint_restore(saved)
+async def restore(clone: Clone, saved: dict[str, Any]) -> None:
+    """Run the restore hook of a clone."""
+    await clone.executor.on_checkpoint_restore(saved)
 
 
 async def save(executor: Executor) -> dict[str, Any]:
@@ -192,12 +199,11 @@ def _pristine(executor: Executor, name: str, value: Any, codec: Codec, *, declar
             ) from None
         _refuse_own_objects(executor, name, value, codec)
         return None
-    return PristineField(value, encoded, codec.is_immutable(value), declared)
+    whole = codec.encode(value, split=False).reference
+    return PristineField(value, encoded, whole, codec.is_immutable(value), declared)
 
 
 def _annotation(cls: type, name: str) -> list[Any]:
-    import typing
-
     try:
         hint = typing.get_type_hints(cls).get(name)
     except (NameError, TypeError):
@@ -236,24 +242,28 @@ def _refuse_own_objects(executor: Executor, name: str, value: Any, codec: Codec)
     home = type(executor).__module__
     for leaf in _leaves(value):
         cls = type(leaf)
+        _refuse_own_methods(executor, name, leaf)
         if codec.allows(cls) or isinstance(leaf, _FUNCTIONS):
             continue
         if cls.__module__ == home or cls.__module__.partition(".")[0] == home.partition(".")[0] != "builtins":
             raise ExecutorStateError(
                 f"Executor {executor.id!r} keeps a {cls.__qualname__} in {name!r}, which cannot be stored, and all "
-                f"conversations would share it. Make {cls.__qualname__} a dataclass, write checkpoint hooks, or declare "
-                f"`{name} = config()` if it is meant to be shared."
+                f"conversations would share it. Make {cls.__qualname__} a dataclass, write checkpoint hooks, or "
+                f"declare `{name} = config()` if it is meant to be shared."
             )
-        _refuse_bound_inside(executor, name, leaf)
 
 
-def _refuse_bound_inside(executor: Executor, name: str, leaf: Any) -> None:
-    for inner in _leaves(getattr(leaf, "__dict__", {})):
+def _refuse_own_methods(executor: Executor, name: str, leaf: Any) -> None:
+    """Refuse a bound method of the executor in a shared object: it would act on the original, not on a clone."""
+    inside = [getattr(leaf, "__dict__", {})]
+    if isinstance(leaf, functools.partial):
+        inside += [leaf.func, leaf.args, leaf.keywords]
+    for inner in (leaf, *_leaves(inside)):
         if isinstance(inner, types.MethodType) and inner.__self__ is executor:
             raise ExecutorStateError(
-                f"The {type(leaf).__qualname__} in {name!r} of executor {executor.id!r} holds the executor's own method "
-                f"{inner.__name__!r}: it would always act on the original, not on the conversation it is called in. "
-                "Pass a function that does not belong to the executor."
+                f"The {type(leaf).__qualname__} in {name!r} of executor {executor.id!r} holds the executor's own "
+                f"method {inner.__name__!r}: it would always act on the original, not on the conversation it is called "
+                "in. Pass a function that does not belong to the executor."
             )
 
 

@@ -7,9 +7,9 @@ Rule 2: nothing about a run is kept here; what a session is stands in its head c
 
 import asyncio
 import contextlib
-import dataclasses
+import logging
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, overload
@@ -31,6 +31,7 @@ from agent_host.engine.storage import (
     head_view,
     root_view,
 )
+from agent_host.engine.tasks import end
 from agent_host.errors import (
     CheckpointNotFoundError,
     WorkflowBusyError,
@@ -40,6 +41,7 @@ from agent_host.errors import (
 )
 
 DEFAULT_SESSION = "default"
+log = logging.getLogger("agent_host.engine")
 
 
 class _Nothing:
@@ -88,6 +90,8 @@ class _Request:
     include_status_events: bool
 
     def __post_init__(self) -> None:
+        if not self.session_id:
+            raise ValueError("session_id must not be empty.")
         if self.message is not _NO_MESSAGE and self.responses:
             raise ValueError("run() takes a message or responses, not both.")
 
@@ -190,25 +194,21 @@ class Workflow:
         key = (id(request.storage), request.session_id)
         claim = await self._claim(key, stream)
         try:
-            definition = await self.definition()
-            run = await self._open(definition, request, hear)
-            try:
-                await self._drive(run, request)
-            except BaseException:
-                await self._show(definition, request)
-                raise
-            finally:
-                if request.session_id == DEFAULT_SESSION:
-                    self._status = run.state
-            checkpoint = run.lane.view.commit_id if request.storage is not None else None
+            run, publisher = await self._open(await self.definition(), request, hear)
+            await self._drive(run, request)
+            if publisher is not None and request.checkpoint_id:
+                await publisher.stand_at(run.lane.view.commit_id)
             return WorkflowRunResult(
-                events, session_id=request.session_id, checkpoint_id=checkpoint,
+                events, session_id=request.session_id,
+                checkpoint_id=run.lane.view.commit_id if publisher is not None else None,
                 include_status=request.include_status_events,
             )  # fmt: skip
         finally:
             self._give_back(key, claim)
 
-    async def _open(self, definition: Definition, request: _Request, hear: Callable[[WorkflowEvent], None]) -> Run:
+    async def _open(
+        self, definition: Definition, request: _Request, hear: Callable[[WorkflowEvent], None]
+    ) -> tuple[Run, HeadPublisher | None]:
         """Find where the session stands, and materialise it."""
         storage, session_id = request.storage, request.session_id
         publisher, live = None, None
@@ -228,13 +228,10 @@ class Workflow:
             publisher = HeadPublisher(log, session_id, head, definition.root)
             read = blobs_with_root(definition.root, log.blobs)
         lane = await Lane.open(session_id, definition, view, read, stored=storage is not None, live=live)
-        if session_id == DEFAULT_SESSION:
-            self._inspectable(lane)
-        return Run(lane, publisher, hear, request.options)
+        return Run(lane, publisher, hear, request.options), publisher
 
     async def _drive(self, run: Run, request: _Request) -> None:
         """Feed the run, let it come to rest, and note where the session stands if it lives in this process."""
-        stands = _Session(run.lane.view, run.lane.waiting)
         try:
             if request.message is not _NO_MESSAGE:
                 await run.start(request.message)
@@ -242,12 +239,18 @@ class Workflow:
                 await run.answer(request.responses)
             else:
                 run.resume()
+                run.tell_open_requests()
             await run.to_rest()
+        except BaseException:
+            await self._show_last_boundary(run.lane)
+            raise
+        else:
+            self._show(run.lane)
         finally:
-            if request.options.durability == "step" or run.at_rest:
-                stands = _Session(run.lane.view, run.settled)
-            if request.storage is None:
-                self._sessions[request.session_id] = stands
+            if request.session_id == DEFAULT_SESSION:
+                self._status = run.state
+            if request.storage is None and run.moved:
+                self._sessions[request.session_id] = _Session(run.lane.view, run.settled)
 
     async def _view_at(self, definition: Definition, storage: CheckpointStorage, checkpoint_id: str) -> View:
         if checkpoint_id == definition.root.id:
@@ -286,27 +289,27 @@ class Workflow:
             head, view = await head_view(storage.log, self.name, session_id, definition.root)
             if any(key.startswith(QUEUE) for key in view.cells):
                 raise self._queued(session_id)
-            if head is None:
-                await storage.log.commit([dataclasses.replace(definition.root, session_id=session_id)], None)
+            await HeadPublisher(storage.log, session_id, head, definition.root).stand_at(view.commit_id)
             return view.commit_id
 
     async def _pin(self, definition: Definition, session_id: str) -> str:
         """Keep what an in-process session holds under an id."""
         session = self._sessions.get(session_id)
         if session is None:
-            await self._pinned.log.commit([definition.root], await self._pinned.log.head(self.name, ""))
             return definition.root.id
         if session.waiting.queue:
             raise self._queued(session_id)
         read = blobs_with_root(definition.root, self._pinned.log.blobs)
         lane = await Lane.open(session_id, definition, session.view, read, live=session.waiting)
         lane.settle_waiting()
-        commit = lane.commit("manual", new_commit_id(), 0.0, steps=0)
-        view = lane.view if commit else session.view
-        whole = _whole_commit(definition, session_id, view, commit)
-        if await self._pinned.log.chain(view.commit_id) == []:
+        made = lane.commit("manual", new_commit_id(), 0.0, steps=0)
+        if made is not None:
+            lane.accept(made)
+            session.view = lane.view
+        view = session.view
+        if view.commit_id != definition.root.id and not await self._pinned.log.chain(view.commit_id):
+            whole = _whole_commit(definition, session_id, view, made)
             await self._pinned.log.commit([whole], await self._pinned.log.head(self.name, session_id))
-        session.view = view
         return view.commit_id
 
     async def reset(
@@ -319,13 +322,16 @@ class Workflow:
         storage = checkpoint_storage or self._storage
         async with self._idle(storage, session_id):
             definition = await self.definition()
+            root = definition.root
+            read = blobs_with_root(root, storage.log.blobs if storage is not None else None)
+            lane = await Lane.open(session_id, definition, root_view(root), read)  # all that can fail comes first
             if storage is None:
                 self._sessions.pop(session_id, None)
             else:
                 head = await storage.log.head(self.name, session_id)
-                if head is not None and head != definition.root.id:
-                    await storage.log.move_head(self.name, session_id, definition.root.id, head)
-            await self._show_at(definition, session_id, root_view(definition.root), storage)
+                if head is not None:
+                    await HeadPublisher(storage.log, session_id, head, root).stand_at(root.id)
+            self._show(lane)
         if session_id == DEFAULT_SESSION:
             self._status = WorkflowRunState.IDLE
 
@@ -361,7 +367,8 @@ class Workflow:
         """
         if self._definition is None:
             made = await capture(self.name, self.graph, self._codec, self._outputs, self.max_iterations, self.signature)
-            self._definition = self._definition or made
+            if self._definition is None:  # else another task was faster
+                self._definition = made
         return self._definition
 
     # --- The claim on a session ---
@@ -369,7 +376,8 @@ class Workflow:
     async def _claim(self, key: tuple[int, str], stream: "weakref.ref[ResponseStream] | None" = None) -> _Claim:
         held = self._holder(key)
         if held is not None and held.is_abandoned and held.task is not None:
-            await _end(held.task)  # the stream of that run was dropped: nobody can read it any more
+            held.task.cancel()  # the stream of that run was dropped: nobody can read it any more
+            await asyncio.wait([held.task])
             held = self._holder(key)
         if held is not None:
             raise WorkflowBusyError(
@@ -404,36 +412,29 @@ class Workflow:
 
     # --- The default session shows in the executors the program made ---
 
-    def _inspectable(self, lane: Lane) -> None:
+    def _show(self, lane: Lane) -> None:
         """Let the original executors show the default session's attributes. One loop that cannot fail."""
-        for name, clone in lane.clones.items():
-            self.graph.executors[name].__dict__ = vars(clone.executor)
+        if lane.session_id == DEFAULT_SESSION:
+            for name, clone in lane.clones.items():
+                self.graph.executors[name].__dict__ = vars(clone.executor)
 
-    async def _show(self, definition: Definition, request: _Request) -> None:
+    async def _show_last_boundary(self, lane: Lane) -> None:
         """After a run that did not finish: show what the session stands at, not what the run left behind."""
-        if request.session_id != DEFAULT_SESSION:
+        if lane.session_id != DEFAULT_SESSION:
             return
-        if request.storage is None:
-            session = self._sessions.get(DEFAULT_SESSION)
-            view = session.view if session else root_view(definition.root)
+        try:
+            await lane.roll_back()
+        except Exception:  # the run's own error matters more; what was shown before it stays
+            log.exception("The executors of workflow %r cannot be shown as of their last checkpoint.", self.name)
         else:
-            _, view = await head_view(request.storage.log, self.name, DEFAULT_SESSION, definition.root)
-        await self._show_at(definition, DEFAULT_SESSION, view, request.storage)
-
-    async def _show_at(
-        self, definition: Definition, session_id: str, view: View, storage: CheckpointStorage | None
-    ) -> None:
-        if session_id != DEFAULT_SESSION:
-            return
-        read = blobs_with_root(definition.root, (storage or self._pinned).log.blobs)
-        self._inspectable(await Lane.open(session_id, definition, view, read, live=Waiting()))
+            self._show(lane)
 
 
 def _whole_commit(definition: Definition, session_id: str, view: View, made: Commit | None) -> Commit:
     return Commit(
         id=view.commit_id, parent=None, workflow=definition.name, session_id=session_id, kind="manual", seq=view.seq,
-        step=view.step, created_at=0.0, signature=definition.signature, delta=dict(view.cells), complete=True, distance=0,
-        blobs=made.blobs if made else {},
+        step=view.step, created_at=0.0, signature=definition.signature, delta=dict(view.cells), complete=True,
+        distance=0, blobs=made.blobs if made else {},
     )  # fmt: skip
 
 
@@ -445,27 +446,42 @@ class ResponseStream:
     """
 
     def __init__(self, start: "_Start") -> None:
-        self._running = _Running(start, weakref.ref(self))
-        self._iterator: AsyncGenerator[WorkflowEvent, None] | None = None
+        self._start = start
+        self._waiting: asyncio.Queue[WorkflowEvent | None] = asyncio.Queue()
+        self._task: asyncio.Task[WorkflowRunResult] | None = None
+        self._closed = False
 
     def __aiter__(self) -> AsyncIterator[WorkflowEvent]:
-        if self._iterator is None:
-            self._iterator = self._running.events()
-        return self._iterator
+        return self
+
+    async def __anext__(self) -> WorkflowEvent:
+        task = self._running()
+        try:
+            event = await self._waiting.get()
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+        if event is not None:
+            return event
+        self._waiting.put_nowait(None)  # the end is the end, however often it is asked for
+        if not self._closed:
+            self._closed = True
+            task.result()
+        raise StopAsyncIteration
 
     async def get_final_response(self) -> WorkflowRunResult:
         """Run to the end, if that has not happened, and return the result. Raises what the run raised."""
         async for _ in self:
             pass
-        task = self._running.task
-        if task is None or task.cancelled():
+        if self._task is None or self._task.cancelled():
             raise WorkflowRunnerException("The stream was closed before its run ended.")
-        return task.result()
+        return self._task.result()
 
     async def close(self) -> None:
         """End the run if it has not ended; its tasks are awaited."""
-        if self._iterator is not None:
-            await self._iterator.aclose()
+        self._closed = True
+        if self._task is not None:
+            await end([self._task])
 
     async def __aenter__(self) -> "ResponseStream":
         return self
@@ -475,25 +491,20 @@ class ResponseStream:
     ) -> None:
         await self.close()
 
+    def __del__(self) -> None:
+        task = self._task
+        if task is not None and not task.done() and not task.get_loop().is_closed():
+            task.get_loop().call_soon_threadsafe(task.cancel)
 
-class _Running:
-    """The run behind a stream. Does not refer to the stream, so that dropping the stream ends the run."""
-
-    def __init__(self, start: "_Start", stream: "weakref.ref[ResponseStream]") -> None:
-        self._start = start
-        self._stream = stream
-        self.task: asyncio.Task[WorkflowRunResult] | None = None
-
-    async def events(self) -> AsyncGenerator[WorkflowEvent, None]:
-        waiting: asyncio.Queue[WorkflowEvent | None] = asyncio.Queue()
-        task = self.task = asyncio.ensure_future(self._start(waiting.put_nowait, self._stream))
-        task.add_done_callback(lambda _: waiting.put_nowait(None))
-        try:
-            while (event := await waiting.get()) is not None:
-                yield event
-            await task
-        finally:
-            await _end(task)
+    def _running(self) -> "asyncio.Task[WorkflowRunResult]":
+        if self._task is None:
+            if self._closed:
+                raise StopAsyncIteration
+            # Neither the task nor its callback may hold the stream: dropping the stream ends the run.
+            waiting = self._waiting
+            self._task = asyncio.ensure_future(self._start(waiting.put_nowait, weakref.ref(self)))
+            self._task.add_done_callback(lambda task: _tell_end(task, waiting))
+        return self._task
 
 
 _Start = Callable[
@@ -501,16 +512,7 @@ _Start = Callable[
 ]
 
 
-async def _end(task: "asyncio.Task[Any]") -> None:
-    """Cancel a task and wait until it has really ended, even if the waiting is cancelled meanwhile."""
-    task.cancel()
-    interrupted = False
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError:
-            interrupted = True
+def _tell_end(task: "asyncio.Task[WorkflowRunResult]", waiting: "asyncio.Queue[WorkflowEvent | None]") -> None:
     if not task.cancelled():
-        task.exception()
-    if interrupted:
-        raise asyncio.CancelledError
+        task.exception()  # seen: it may be that nobody asks for it
+    waiting.put_nowait(None)

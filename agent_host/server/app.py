@@ -4,25 +4,25 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import SettingsError
 from agent_host.server.host import Host, Sources
 from agent_host.server.middleware import ApiKey
-from agent_host.server.routes import Endpoint, create_response, readiness, retrieve_response
+from agent_host.server.routes import Endpoint, create_response, readiness, refusal, retrieve_response
 from agent_host.settings import Settings
 from agent_host.stores import open_store
 from agent_host.stores.base import Store
 from agent_host.wire import problems
-from agent_host.wire.problems import Problem, problem_body
+from agent_host.wire.problems import Problem
 
 log = logging.getLogger("agent_host")
 
@@ -56,13 +56,20 @@ def create_app(
         finally:
             await host.aclose()
 
+    # A handler may answer with any ASGI application, though its type says otherwise.
+    handlers: dict[Any, Any] = {HTTPException: partial(_routing_fault, host)}
     app = Starlette(
-        routes=[*_routes(host, ""), *_routes(host, "/v1"), Route("/readiness", Endpoint(host, readiness))],
+        routes=[
+            *_routes(host, ""),
+            *_routes(host, "/v1"),
+            Route("/readiness", Endpoint(host, readiness), methods=["GET"]),
+        ],
         lifespan=lifespan,
-        exception_handlers={HTTPException: _routing_fault},
+        exception_handlers=handlers,
     )
+    app.router.redirect_slashes = False
     if settings.api_key is not None:
-        app.add_middleware(ApiKey, key=settings.api_key)
+        app.add_middleware(ApiKey, key=settings.api_key, refusal=refusal(host, problems.wrong_api_key()))
     app.state.agent_host = host
     return app
 
@@ -80,8 +87,8 @@ def _routes(host: Host, prefix: str) -> list[BaseRoute]:
     ]
 
 
-async def _routing_fault(request: Request, error: Exception) -> Response:
-    """404 and 405 of the router, in the shape of every other error."""
+async def _routing_fault(host: Host, request: Request, error: Exception) -> Endpoint:
+    """404 and 405 of the router, in the shape and with the log line of every other error."""
     assert isinstance(error, HTTPException)
     path, method = request.url.path, request.method
     known: dict[int, Problem] = {
@@ -89,5 +96,5 @@ async def _routing_fault(request: Request, error: Exception) -> Response:
         405: problems.method_not_allowed(method, path),
     }
     problem = known.get(error.status_code) or Problem(error.status_code, str(error.detail))
-    headers: dict[str, Any] = {**(error.headers or {}), **problem.headers}
-    return JSONResponse(problem_body(problem), status_code=problem.status, headers=headers)
+    problem.headers = {**(error.headers or {}), **problem.headers}
+    return refusal(host, problem)

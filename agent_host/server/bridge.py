@@ -6,13 +6,13 @@ the events of a run become moves of a transcript.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from agent_host.engine import annotations
-from agent_host.engine.events import OutputKey, WorkflowEvent
+from agent_host.engine.events import OutputKey, WorkflowEvent, WorkflowEventType
 from agent_host.errors import UnsupportedValueError
 from agent_host.foundry.identity import Identity
 from agent_host.messages import FilePart, ImagePart, Message, Part, TextPart, Turn
@@ -148,6 +148,8 @@ _PHASES: Mapping[bool, Phase] = {False: "final_answer", True: "commentary"}
 class Narrator:
     """Tells one run in the words of the wire: each engine event becomes moves of the transcript, told at once."""
 
+    hears: ClassVar[frozenset[WorkflowEventType]]
+
     def __init__(self, transcript: Transcript, tell: Callable[[list[Event]], None]) -> None:
         self._transcript = transcript
         self._tell = tell
@@ -186,12 +188,15 @@ class Narrator:
         self.questions.append(event)
 
 
-_MOVES: Mapping[str, Callable[[Narrator, WorkflowEvent], None]] = {
+_MOVES: Mapping[WorkflowEventType, Callable[[Narrator, WorkflowEvent], None]] = {
     "output_delta": Narrator._delta,
     "output": Narrator._output,
     "intermediate": Narrator._output,
     "request_info": Narrator._question,
 }
+
+
+Narrator.hears = frozenset(_MOVES)
 
 
 def as_text(output: Any) -> str:

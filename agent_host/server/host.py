@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from agent_host.engine.lane import ReadBlobs, View, read_view
 from agent_host.engine.storage import blobs_with_root, root_view
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import WorkflowValidationError
-from agent_host.ids import IdSource
+from agent_host.ids import IdSource, random_bytes
 from agent_host.server.bridge import InputReader
 from agent_host.server.runs import Runs
 from agent_host.settings import Settings
@@ -29,7 +28,7 @@ class Sources:
 
     clock: Callable[[], float] = time.time
     ids: IdSource = field(default_factory=IdSource)
-    new_request_id: Callable[[], str] = lambda: uuid.uuid4().hex
+    new_request_id: Callable[[], str] = lambda: random_bytes(16).hex()
 
 
 class Host:

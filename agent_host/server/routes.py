@@ -1,10 +1,12 @@
 """The endpoints: read a request, have the turn taken or the record read, write the answer, log one line."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from agent_host.errors import StoreClosedError
@@ -50,6 +52,8 @@ class Exchange:
         size = 0
         while True:
             message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > limit:
@@ -70,20 +74,24 @@ Serve = Callable[[Exchange], Awaitable[None]]
 class Endpoint:
     """An ASGI application around one of the functions below: opens the host, turns faults into answers, logs."""
 
-    def __init__(self, host: Host, serve: Serve) -> None:
+    def __init__(self, host: Host, serve: Serve, *, opens: bool = True) -> None:
         self._host = host
         self._serve = serve
+        self._opens = opens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         exchange = Exchange(self._host, scope, receive, send)
         try:
-            await self._host.open()
+            if self._opens:
+                await self._host.open()
             await self._serve(exchange)
         except Problem as problem:
             await exchange.refuse(problem)
         except StoreClosedError:
             await exchange.refuse(_going_down())
+        except (ClientDisconnect, asyncio.CancelledError):
+            await self._part(exchange)
         except Exception:  # the last boundary: a fault of the host is an answer and a traceback in the log
             log.exception("request %s failed", exchange.who.request_id)
             if not exchange.status:
@@ -93,6 +101,23 @@ class Endpoint:
             access.info(
                 "%s %s %d %.1f ms %s", scope["method"], scope["path"], exchange.status, milliseconds, exchange.about
             )
+
+
+    async def _part(self, exchange: Exchange) -> None:
+        """End a request that was cut off outside of a turn: the host goes down, or the client has left."""
+        if self._host.runs.draining and not exchange.status:
+            await exchange.refuse(_going_down())
+        elif not exchange.about:
+            exchange.about = "the client has left"
+
+
+def refusal(host: Host, problem: Problem) -> Endpoint:
+    """An ASGI application that answers every request with one problem."""
+
+    async def refuse(exchange: Exchange) -> None:
+        raise problem
+
+    return Endpoint(host, refuse, opens=False)
 
 
 async def create_response(exchange: Exchange) -> None:
@@ -110,10 +135,10 @@ async def create_response(exchange: Exchange) -> None:
     try:
         with Disconnect(exchange.receive):
             turn = await take_turn(exchange.host, body, exchange.headers, open_answer)
+            exchange.about = f"{turn.facts.id} {turn.transcript.status}"
     finally:
         for stream in opened:
             await stream.end()
-    exchange.about = f"{turn.facts.id} {turn.transcript.status}"
     if not opened:
         await send_json(exchange.send, 200, turn.transcript.final_response(), exchange.own_headers)
 

@@ -41,7 +41,8 @@ class Runs:
             raise StoreClosedError("The host is shutting down.")
         if self._taken >= self._limit:
             await self._wait()
-        self._taken += 1
+        else:
+            self._taken += 1
         self._empty.clear()
         task = asyncio.current_task()
         assert task is not None
@@ -50,12 +51,16 @@ class Runs:
             yield
         finally:
             self._running.discard(task)
-            self._taken -= 1
-            self._admit_next()
-            if not self._taken and not self._waiting:
-                self._empty.set()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._taken -= 1
+        self._admit_next()
+        if not self._taken and not self._waiting:
+            self._empty.set()
 
     async def _wait(self) -> None:
+        """Wait for a place that another turn gives back; it is ours when this returns."""
         if len(self._waiting) >= self._waiting_limit:
             raise too_busy(RETRY_AFTER)
         turn = asyncio.get_running_loop().create_future()
@@ -63,13 +68,11 @@ class Runs:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._taken -= 1  # the place was given to us in the same moment: pass it on
-                self._admit_next()
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._give_back()  # the place was given to us in the same moment: pass it on
             elif turn in self._waiting:
                 self._waiting.remove(turn)
             raise
-        self._taken -= 1  # `place` takes it
 
     def _admit_next(self) -> None:
         while self._waiting and self._taken < self._limit:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from agent_host.server.bridge import usage_of
 from agent_host.stores.records import ResponseRecord
 from agent_host.wire.request import stored_items
 from agent_host.wire.response import ResponseFacts, snapshot
@@ -25,7 +26,7 @@ def record_of(turn: "Turn", outcome: "Outcome", *, new_id: Callable[[str], str])
         "metadata": facts.metadata,
         "echo": facts.echo,
         "output": turn.transcript.output,
-        "usage": outcome.usage,
+        "usage": usage_of(turn.usage),
         "error": outcome.error,
     }
     return ResponseRecord(

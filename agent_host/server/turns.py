@@ -8,7 +8,7 @@ commit the turn started from: the conversation stands where it stood.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from agent_host import telemetry
@@ -52,6 +52,7 @@ class Turn:
     facts: ResponseFacts
     transcript: Transcript
     start: View
+    usage: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,6 @@ class Outcome:
 
     status: Status
     view: View
-    usage: dict[str, Any]
     commits: tuple[Commit, ...] = ()
     error: dict[str, Any] | None = None
     completed_at: int | None = None
@@ -71,7 +71,7 @@ async def take_turn(
 ) -> Turn:
     """Take one turn. The client hears of its end only when that is stored.
 
-    Raises a `Problem` before anything has begun, and `StoreError` if the end of a plain answer could not be stored.
+    Raises a `Problem` before anything has begun, and if the end of a plain answer could not be stored.
     """
     request = parse_request(body)
     message = host.reader.read(request.items)
@@ -81,8 +81,13 @@ async def take_turn(
         turn = await admit(host, request, who)
         with telemetry.tracer.start_as_current_span(telemetry.TURN_SPAN) as span:
             answer.tell([*turn.transcript.created(), *turn.transcript.in_progress()])
-            lane = await materialise(host, turn)
-            outcome = await run(host, turn, lane, message, answer)
+            try:
+                lane = await materialise(host, turn)
+                outcome = await run(host, turn, lane, message, answer)
+            except asyncio.CancelledError:
+                outcome = cut_off(host, turn)
+            except Exception as error:  # noqa: BLE001 - the boundary to the user's code: the turn ends as failed
+                outcome = failed(host, turn, error)
             answer.tell(turn.transcript.abandon_open())
             outcome = await finish(host, turn, outcome, answer)
             answer.tell(ending(turn, outcome))
@@ -121,15 +126,9 @@ async def admit(host: Host, request: CreateRequest, who: Identity) -> Turn:
     return Turn(request, who, facts, transcript, await host.view(who.user, commit_id))
 
 
-async def materialise(host: Host, turn: Turn) -> Lane | Exception:
-    """Clone the executors and give them the starting commit's state. The lane is forgotten after the turn.
-
-    A state that cannot be restored is how this turn ends, so the error is handed on rather than raised.
-    """
-    try:
-        return await Lane.open(turn.facts.id, host.definition, turn.start, host.blob_reader(turn.who.user))
-    except Exception as error:  # noqa: BLE001 - hooks are the user's code; the turn ends as failed
-        return error
+async def materialise(host: Host, turn: Turn) -> Lane:
+    """Clone the executors and give them the starting commit's state. The lane is forgotten after the turn."""
+    return await Lane.open(turn.facts.id, host.definition, turn.start, host.blob_reader(turn.who.user))
 
 
 class _Collected:
@@ -142,10 +141,8 @@ class _Collected:
         self.commits = (*self.commits, *boundary.commits)
 
 
-async def run(host: Host, turn: Turn, lane: Lane | Exception, message: Any, answer: Answer) -> Outcome:
-    """Run supersteps until the workflow is at rest. Never raises: every ending is an outcome."""
-    if isinstance(lane, Exception):
-        return _failed(host, turn, lane, {})
+async def run(host: Host, turn: Turn, lane: Lane, message: Any, answer: Answer) -> Outcome:
+    """Run supersteps until the workflow is at rest. Raises what a handler raised."""
     narrator = Narrator(turn.transcript, answer.tell)
     collected = _Collected()
     options = RunOptions(
@@ -155,45 +152,60 @@ async def run(host: Host, turn: Turn, lane: Lane | Exception, message: Any, answ
         clock=host.sources.clock,
         new_commit_id=lambda: host.sources.ids.new("chk", key_of(turn.facts.id)),
         check_output=narrator.check,
+        hears=narrator.hears,
     )
     engine = Run(lane, collected, narrator.hear, options)
     try:
         await engine.start(message)
         await engine.to_rest()
-        if narrator.questions:
-            raise WorkflowRunnerException(
-                f"Executor {narrator.questions[0].executor_id!r} asked a question with request_info; "
-                "this version of the host cannot carry questions to clients."
-            )
-    except asyncio.CancelledError:
-        _take_back_cancellation()
-        if host.runs.draining:
-            return Outcome("failed", turn.start, usage_of(engine.usage), error=stopped())
-        return Outcome("cancelled", turn.start, usage_of(engine.usage))
-    except Exception as error:  # noqa: BLE001 - the boundary to the user's code
-        return _failed(host, turn, error, engine.usage)
-    return Outcome("completed", lane.view, usage_of(engine.usage), collected.commits)
+    finally:
+        turn.usage.update(engine.usage)
+    if narrator.questions:
+        raise WorkflowRunnerException(
+            f"Executor {narrator.questions[0].executor_id!r} asked a question with request_info; "
+            "this version of the host cannot carry questions to clients."
+        )
+    return Outcome("completed", lane.view, collected.commits)
+
+
+def cut_off(host: Host, turn: Turn) -> Outcome:
+    """How a turn ends whose task was cancelled: by the host going down, or because its client left."""
+    _take_back_cancellation()
+    if host.runs.draining:
+        return Outcome("failed", turn.start, error=stopped())
+    return Outcome("cancelled", turn.start)
+
+
+def failed(host: Host, turn: Turn, error: Exception) -> Outcome:
+    """How a turn ends that raised. The log has all of it, the client what it may know."""
+    log.error("turn %s failed (request %s)", turn.facts.id, turn.who.request_id, exc_info=error)
+    told = failure(error, turn.who.request_id, expose=host.settings.expose_errors)
+    return Outcome("failed", turn.start, error=told)
 
 
 async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> Outcome:
     """Store response and commits in one transaction; a turn that the client wants unstored leaves nothing.
 
-    If that fails, nothing of the turn is kept: a stream is told so, a plain answer becomes an HTTP error.
+    If that fails, nothing of the turn is kept: a stream is told so, a plain answer becomes an HTTP error that
+    clients do not retry.
     """
     outcome = replace(outcome, completed_at=int(host.sources.clock()))
     if not turn.request.store:
         return outcome
     root = () if host.root_is_stored else (host.definition.root,)
-    record = record_of(turn, outcome, new_id=lambda prefix: host.sources.ids.new(prefix, key_of(turn.facts.id)))
     try:
+        record = record_of(turn, outcome, new_id=lambda prefix: host.sources.ids.new(prefix, key_of(turn.facts.id)))
         await host.store.finish(turn.who.user, record, (*root, *outcome.commits))
     except asyncio.CancelledError:
         # A store lets a cancellation through only after the verb has ended: the turn is stored.
         _take_back_cancellation()
-    except StoreError as error:
-        log.error("turn %s could not be stored (request %s): %s", turn.facts.id, turn.who.request_id, error)
+    except Exception as error:  # noqa: BLE001 - a store may be somebody else's code
+        trace = None if isinstance(error, StoreError) else error  # a store's own errors say all there is to say
+        log.error(
+            "turn %s could not be stored (request %s): %s", turn.facts.id, turn.who.request_id, error, exc_info=trace
+        )
         if not answer.is_stream:
-            raise
+            raise problems.server_fault(turn.who.request_id) from None
         return replace(outcome, status="failed", view=turn.start, error=unstored(turn.who.request_id))
     host.root_is_stored = True
     host.remember(turn.who.user, outcome.view)
@@ -202,18 +214,12 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> Ou
 
 def ending(turn: Turn, outcome: Outcome) -> list[Event]:
     """The response's last event."""
-    usage, completed_at = outcome.usage, outcome.completed_at
+    usage, completed_at = usage_of(turn.usage), outcome.completed_at
     if outcome.status == "completed":
         return turn.transcript.completed(usage, completed_at)
     if outcome.status == "cancelled":
         return turn.transcript.cancelled(usage, completed_at)
     return turn.transcript.failed(outcome.error or {}, usage, completed_at)
-
-
-def _failed(host: Host, turn: Turn, error: Exception, usage: Mapping[str, int]) -> Outcome:
-    log.error("turn %s failed (request %s)", turn.facts.id, turn.who.request_id, exc_info=error)
-    told = failure(error, turn.who.request_id, expose=host.settings.expose_errors)
-    return Outcome("failed", turn.start, usage_of(usage), error=told)
 
 
 def _take_back_cancellation() -> None:

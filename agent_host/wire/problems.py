@@ -269,6 +269,19 @@ def response_not_found(id: str) -> Problem:
     return Problem(404, message, param="response_id", code="response_not_found")
 
 
+# --- The caller may not ---------------------------------------------------------------------------------------
+
+
+def wrong_api_key() -> Problem:
+    """The request carries no API key, or another one."""
+    return Problem(
+        401,
+        "The API key is missing or wrong. Send it as 'Authorization: Bearer <key>'.",
+        code="invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
 # --- The request never reached a workflow, or the host failed ---------------------------------------------------
 
 

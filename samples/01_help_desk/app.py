@@ -1,55 +1,57 @@
-"""A help desk that keeps a ticket per conversation: it asks for what is missing and escalates what is urgent."""
+"""A help desk that keeps one ticket per conversation: it asks for what is missing and escalates what is urgent."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Never
 
 from agent_host import Case, Default, Executor, WorkflowBuilder, WorkflowContext, handler
-from typing_extensions import Never
 
-URGENT = ("urgent", "down", "broken", "asap", "outage")
-
-
-class Intake(Executor):
-    """Cleans up what the user wrote."""
-
-    @handler
-    async def read(self, text: str, ctx: WorkflowContext[str]) -> None:
-        await ctx.send_message(" ".join(text.split()))
+DEVICES = ("printer", "laptop", "phone", "network")
+URGENT = ("urgent", "nobody can", "outage")
 
 
-class Ticket(Executor):
-    """Remembers everything said in this conversation. Plain attributes: each conversation has its own."""
+@dataclass
+class Ticket:
+    device: str = ""
+    since: str = ""
+    urgent: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+class Desk(Executor):
+    """Takes down what the user says. A plain attribute: every conversation has its own ticket."""
 
     def __init__(self, id: str) -> None:
         super().__init__(id)
-        self.notes: list[str] = []
-        self.urgent = False
+        self.ticket = Ticket()
 
     @handler
-    async def add(self, text: str, ctx: WorkflowContext[dict]) -> None:
-        self.notes.append(text)
-        self.urgent = self.urgent or any(word in text.lower() for word in URGENT)
-        await ctx.send_message({"notes": self.notes, "urgent": self.urgent})
+    async def take_down(self, text: str, ctx: WorkflowContext[Ticket]) -> None:
+        ticket, words = self.ticket, text.lower()
+        since = re.search(r"since (.+?)[.,!]*$", text, re.IGNORECASE)
+        ticket.notes.append(text)
+        ticket.device = ticket.device or next((device for device in DEVICES if device in words), "")
+        ticket.since = since[1] if since else ticket.since
+        ticket.urgent = ticket.urgent or any(word in words for word in URGENT)
+        await ctx.send_message(ticket)
 
 
-class Reply(Executor):
-    """Answers a normal ticket."""
-
+class Ask(Executor):
     @handler
-    async def answer(self, ticket: dict, ctx: WorkflowContext[Never, str]) -> None:
-        notes = ticket["notes"]
-        await ctx.yield_output(f"Noted ({len(notes)}): {notes[-1]}. First you said: {notes[0]}.")
+    async def ask(self, ticket: Ticket, ctx: WorkflowContext[Never, str]) -> None:
+        await ctx.yield_output(
+            f"The {ticket.device}: since when?" if ticket.device else f"What is it: {', '.join(DEVICES)}?"
+        )
 
 
-class Escalate(Executor):
-    """Answers a ticket that somebody has to look at now."""
-
+class Answer(Executor):
     @handler
-    async def answer(self, ticket: dict, ctx: WorkflowContext[Never, str]) -> None:
-        await ctx.yield_output(f"Escalated, {len(ticket['notes'])} notes go to the engineer on call.")
+    async def answer(self, ticket: Ticket, ctx: WorkflowContext[Never, str]) -> None:
+        when = "at once" if ticket.urgent else "within a day"
+        facts = [ticket.device or "device unknown", f"since {ticket.since}" if ticket.since else "time unknown"]
+        await ctx.yield_output(f"{ctx.executor_id}, {when}: {', '.join(facts)}. Notes: {len(ticket.notes)}.")
 
 
-intake, ticket, reply, escalate = Intake("intake"), Ticket("ticket"), Reply("reply"), Escalate("escalate")
-workflow = (
-    WorkflowBuilder(start_executor=intake, name="help-desk")
-    .add_edge(intake, ticket)
-    .add_switch_case_edge_group(ticket, [Case(lambda message: message["urgent"], escalate), Default(reply)])
-    .build()
-)
+desk, ask, technician, on_call = Desk("desk"), Ask("ask"), Answer("Technician"), Answer("Engineer on call")
+cases = [Case(lambda t: t.urgent, on_call), Case(lambda t: t.device and t.since, technician), Default(ask)]
+workflow = WorkflowBuilder(start_executor=desk, name="help-desk").add_switch_case_edge_group(desk, cases).build()
