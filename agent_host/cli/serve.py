@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
+import threading
 from types import FrameType
 from typing import Any
 
@@ -18,6 +20,10 @@ from agent_host.server.host import Host
 from agent_host.settings import Settings
 
 log = logging.getLogger("agent_host")
+
+BACKLOG = 2048
+LAST_WORDS = 0.5
+"""Seconds that answers get to leave after the last turn has ended, and threads to end after the store has closed."""
 
 
 @click.command()
@@ -84,6 +90,8 @@ def _bind(settings: Settings) -> socket.socket:
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Stop what uses the port, or choose "
             "another with --port."
         ) from None
+    # From now on clients may connect: those that come before the host is open wait.
+    listening.listen(BACKLOG)
     listening.setblocking(False)
     return listening
 
@@ -104,6 +112,8 @@ async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -
         timeout_keep_alive=75,
         ws="none",
         proxy_headers=False,
+        # A client that does not read its answer must not keep the process alive.
+        timeout_graceful_shutdown=host.settings.shutdown_grace + LAST_WORDS,  # type: ignore[arg-type]  # a float will do
     )
     server = _Server(config, host)
     name, port = listening.getsockname()[:2]
@@ -113,6 +123,20 @@ async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -
         log.info("shared by all conversations, not stored: %s", ", ".join(host.definition.foreign))
     await server.serve(sockets=[listening])
     log.info("stopped")
+    _end_soon()
+
+
+def _end_soon() -> None:
+    """See that the process ends even if a handler still blocks a thread. All is stored and closed by now."""
+
+    def leave() -> None:
+        log.warning("a handler still blocks a thread, which is left behind")
+        logging.shutdown()
+        os._exit(0)
+
+    last = threading.Timer(LAST_WORDS, leave)
+    last.daemon = True
+    last.start()
 
 
 class _Server(uvicorn.Server):

@@ -39,9 +39,8 @@ class Desk(Executor):
 class Ask(Executor):
     @handler
     async def ask(self, ticket: Ticket, ctx: WorkflowContext[Never, str]) -> None:
-        await ctx.yield_output(
-            f"The {ticket.device}: since when?" if ticket.device else f"What is it: {', '.join(DEVICES)}?"
-        )
+        question = f"The {ticket.device}: since when?" if ticket.device else f"What is it: {', '.join(DEVICES)}?"
+        await ctx.yield_output(question)
 
 
 class Answer(Executor):
@@ -53,5 +52,9 @@ class Answer(Executor):
 
 
 desk, ask, technician, on_call = Desk("desk"), Ask("ask"), Answer("Technician"), Answer("Engineer on call")
-cases = [Case(lambda t: t.urgent, on_call), Case(lambda t: t.device and t.since, technician), Default(ask)]
-workflow = WorkflowBuilder(start_executor=desk, name="help-desk").add_switch_case_edge_group(desk, cases).build()
+urgent, complete = Case(lambda t: t.urgent, on_call), Case(lambda t: t.device and t.since, technician)
+workflow = (
+    WorkflowBuilder(start_executor=desk, name="help-desk")
+    .add_switch_case_edge_group(desk, [urgent, complete, Default(ask)])
+    .build()
+)
