@@ -173,7 +173,10 @@ class HostProcess:
                 stdout=log, stderr=log, cwd=cwd, env={**os.environ, **environment},
             )  # fmt: skip
         self.base_url = self._wait_until_serving()
-        self._clients: list[OpenAI] = []
+        self.client = OpenAI(
+            base_url=self.base_url, api_key="none", timeout=PATIENCE, max_retries=0,
+            _strict_response_validation=True,
+        )  # fmt: skip
 
     def _wait_until_serving(self) -> str:
         end = time.monotonic() + PATIENCE
@@ -193,18 +196,6 @@ class HostProcess:
     @property
     def port(self) -> int:
         return int(self.base_url.rpartition(":")[2])
-
-    @property
-    def client(self) -> OpenAI:
-        """A stock client that refuses whatever its types do not allow."""
-        if not self._clients:
-            self._clients.append(
-                OpenAI(
-                    base_url=self.base_url, api_key="none", timeout=PATIENCE, max_retries=0,
-                    _strict_response_validation=True,
-                )  # fmt: skip
-            )
-        return self._clients[0]
 
     def say(self, text: str, previous: str | None = None, **more: Any) -> Any:
         """One plain turn."""
@@ -226,8 +217,7 @@ class HostProcess:
         self.process.wait(PATIENCE)
 
     def close(self) -> None:
-        for client in self._clients:
-            client.close()
+        self.client.close()
         if self.process.poll() is None:
             self.kill()
 

@@ -17,13 +17,14 @@ from agent_host.cli.target import load_workflow
 from agent_host.errors import SettingsError
 from agent_host.server.app import create_app, default_store
 from agent_host.server.host import Host
+from agent_host.server.runs import CUT_PATIENCE
 from agent_host.settings import Settings
 
 log = logging.getLogger("agent_host")
 
 BACKLOG = 2048
 LAST_WORDS = 0.5
-"""Seconds that answers get to leave after the last turn has ended, and threads to end after the store has closed."""
+"""Seconds that answers get to leave after the last turn, and that threads get to end after the store has closed."""
 
 
 @click.command()
@@ -71,7 +72,7 @@ def serve(
     address = store_url or default_store(workflow)
     app = create_app(workflow, address, settings=settings)
     listening = _bind(settings)
-    with asyncio.Runner(loop_factory=uvicorn.Config(app).get_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvicorn.Config(app, log_config=None).get_loop_factory()) as runner:
         runner.run(_serve(app, app.state.agent_host, listening, address))
 
 
@@ -113,7 +114,7 @@ async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -
         ws="none",
         proxy_headers=False,
         # A client that does not read its answer must not keep the process alive.
-        timeout_graceful_shutdown=host.settings.shutdown_grace + LAST_WORDS,  # type: ignore[arg-type]  # a float will do
+        timeout_graceful_shutdown=host.settings.shutdown_grace + CUT_PATIENCE + LAST_WORDS,  # type: ignore[arg-type]  # a float will do
     )
     server = _Server(config, host)
     name, port = listening.getsockname()[:2]
@@ -130,7 +131,7 @@ def _end_soon() -> None:
     """See that the process ends even if a handler still blocks a thread. All is stored and closed by now."""
 
     def leave() -> None:
-        log.warning("a handler still blocks a thread, which is left behind")
+        log.warning("a handler still blocks a thread; it is left behind")
         logging.shutdown()
         os._exit(0)
 
@@ -159,9 +160,6 @@ class _Server(uvicorn.Server):
             self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
-        grace = self._host.settings.shutdown_grace
-        log.info("stopping: %r get %g s to finish", self._host.runs, grace)
+        log.info("stopping; %d running turns get %g s", self._host.runs.running, self._host.settings.shutdown_grace)
         self.should_exit = True
-        cut = await self._host.runs.drain(grace)
-        if cut:
-            log.warning("%d turns did not finish in time and were stored as failed", cut)
+        await self._host.drain()

@@ -56,6 +56,8 @@ def is_unresolved(hint: Any) -> bool:
     hint = plain(hint)
     if isinstance(hint, (typing.TypeVar, typing.ForwardRef, str)):
         return True
+    if get_origin(hint) is Literal:
+        return False
     return any(is_unresolved(argument) for argument in get_args(hint) if not isinstance(argument, (list, tuple)))
 
 

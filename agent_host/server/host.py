@@ -45,6 +45,7 @@ class Host:
         self._definition: Definition | None = None
         self._views: OrderedDict[tuple[str, str], View] = OrderedDict()
         self._opening = asyncio.Lock()
+        self._draining: asyncio.Future[None] | None = None
         if not self.reader.is_possible:
             takes = ", ".join(getattr(kind, "__qualname__", str(kind)) for kind in workflow.input_types)
             raise WorkflowValidationError(
@@ -75,10 +76,21 @@ class Host:
 
     async def aclose(self) -> None:
         """Cut off what still runs after the grace, then close the store. Safe to call again."""
+        await self.drain()
+        await self.store.aclose()
+
+    async def drain(self) -> None:
+        """Take no new turns, let running ones finish within the grace, and end the rest as failed. Done once."""
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain())
+        await asyncio.shield(self._draining)
+
+    async def _drain(self) -> None:
         cut = await self.runs.drain(self.settings.shutdown_grace)
         if cut:
-            log.warning("%d turns did not finish in time and were stored as failed", cut)
-        await self.store.aclose()
+            log.warning("turns that did not finish in time and were stored as failed: %d", cut)
+        if self.runs.running:
+            log.warning("turns that block a thread and are left behind, nothing of them is kept: %d", self.runs.running)
 
     async def view(self, user: str, commit_id: str) -> View:
         """The state at a commit; of recent ones the process remembers which cells they have."""

@@ -1,6 +1,7 @@
 """The process's turns: how many may run and wait, which are running, and how they end when the host goes down."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +10,8 @@ from agent_host.errors import StoreClosedError
 from agent_host.wire.problems import too_busy
 
 RETRY_AFTER = 5
+CUT_PATIENCE = 2.0
+"""Seconds that turns which were cut off get to be stored as failed."""
 
 
 class Runs:
@@ -30,6 +33,11 @@ class Runs:
     def __repr__(self) -> str:
         state = ", draining" if self.draining else ""
         return f"<Runs {self._taken} running, {len(self._waiting)} waiting{state}>"
+
+    @property
+    def running(self) -> int:
+        """How many turns have a place."""
+        return self._taken
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -82,18 +90,25 @@ class Runs:
                 turn.set_result(None)
 
     async def drain(self, grace: float) -> int:
-        """Let running turns finish for `grace` seconds, then cancel the rest; returns how many were cancelled."""
+        """Let running turns finish for `grace` seconds, then cut off the rest; returns how many were cut off.
+
+        A handler that blocks a thread cannot be cut off: it is not waited for, and of its turn nothing is kept.
+        """
         self.draining = True
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_exception(StoreClosedError("The host is shutting down."))
-        try:
-            await asyncio.wait_for(self._empty.wait(), grace)
+        if await self._emptied(grace):
             return 0
-        except TimeoutError:
-            cut = len(self._running)
-            for task in self._running:
-                task.cancel()
-            await self._empty.wait()
-            return cut
+        cut = len(self._running)
+        for task in self._running:
+            task.cancel()
+        await self._emptied(CUT_PATIENCE)
+        return cut - len(self._running)
+
+    async def _emptied(self, seconds: float) -> bool:
+        if not self._empty.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), seconds)
+        return self._empty.is_set()

@@ -137,7 +137,7 @@ class SqliteDatabase:
             self._tidy(connection)
         elif len(batch) == 1:
             self._run_alone(connection, batch[0])
-        elif not self._run_together(connection, batch):
+        elif not (self._run_together(connection, batch) or self._run_apart(connection, batch)):
             # The transaction was lost as a whole (a full disk, say). Alone, each command learns its own fate.
             for command in batch:
                 self._run_alone(connection, command)
@@ -147,6 +147,22 @@ class SqliteDatabase:
             self._shorten_log(connection)
 
     def _run_together(self, connection: sqlite3.Connection, batch: list[Command]) -> bool:
+        """Run a batch in one transaction. False, and nothing has happened, if one command fails: that is rare."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for command in batch:
+                if not self._run(connection, command):
+                    _roll_back(connection)
+                    return False
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            _roll_back(connection)
+            return False
+        self.transactions += 1
+        return True
+
+    def _run_apart(self, connection: sqlite3.Connection, batch: list[Command]) -> bool:
+        """Run a batch in one transaction in which each command succeeds or fails for itself."""
         try:
             connection.execute("BEGIN IMMEDIATE")
             for command in batch:

@@ -53,8 +53,5 @@ class Answer(Executor):
 
 desk, ask, technician, on_call = Desk("desk"), Ask("ask"), Answer("Technician"), Answer("Engineer on call")
 urgent, complete = Case(lambda t: t.urgent, on_call), Case(lambda t: t.device and t.since, technician)
-workflow = (
-    WorkflowBuilder(start_executor=desk, name="help-desk")
-    .add_switch_case_edge_group(desk, [urgent, complete, Default(ask)])
-    .build()
-)
+builder = WorkflowBuilder(start_executor=desk, name="help-desk")
+workflow = builder.add_switch_case_edge_group(desk, [urgent, complete, Default(ask)]).build()

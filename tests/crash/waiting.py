@@ -26,8 +26,8 @@ class Wait(Executor):
             await ctx.yield_output(TextDelta("waiting"))
             await asyncio.to_thread(time.sleep, 60)
         elif kind == "flood":
-            for _ in range(3000):
-                await ctx.yield_output(TextDelta("x" * 10_000))
+            for _ in range(100):
+                await ctx.yield_output(TextDelta("x" * 100_000))
         await ctx.yield_output(f"turn {self.turns}")
 
 

@@ -3,9 +3,11 @@
 import re
 import subprocess
 from pathlib import Path
+from typing import Any, Never
 
 import pytest
 
+from agent_host import WorkflowBuilder, WorkflowContext, executor
 from tests.docs.generated import GENERATED, settings_rows
 from tests.docs.pages import ROOT, blocks, marked, run_page
 
@@ -94,3 +96,22 @@ def test_the_check_script_runs_the_test_command_of_the_readme(tmp_path: Path) ->
     assert "No test was collected" in outcome("echo pytest: no tests ran").stderr
     assert "has no test command" in outcome("echo 3 passed").stderr
     assert "pytest" in marked("README.md", "command", "test")
+
+
+async def test_what_is_not_there_yet_is_answered_by_the_errors_the_page_names(serve_app: Any) -> None:
+    """A client that asks for a planned feature is told so, and nothing is stored or half done."""
+    workflow = WorkflowBuilder(start_executor=executor(id="echo", input=str, workflow_output=str)(_echo)).build()
+    served = await serve_app(workflow)
+    stored = (await served.http.post("/responses", json={"input": "x"})).json()["id"]
+    background = await served.http.post("/responses", json={"input": "x", "background": True})
+    assert (background.status_code, background.json()["error"]["code"]) == (400, "unsupported_parameter")
+    conversation = await served.http.post("/responses", json={"input": "x", "conversation": "conv_1"})
+    assert (conversation.status_code, conversation.json()["error"]["code"]) == (404, "conversation_not_found")
+    assert (await served.http.delete(f"/responses/{stored}")).status_code == 405
+    assert (await served.http.post(f"/responses/{stored}/cancel")).status_code == 404
+    assert (await served.http.get(f"/responses/{stored}/input_items")).status_code == 404
+    assert (await served.http.get(f"/responses/{stored}")).json()["status"] == "completed"
+
+
+async def _echo(text: str, ctx: WorkflowContext[Never, str]) -> None:
+    await ctx.yield_output(text)

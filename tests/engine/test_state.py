@@ -164,7 +164,7 @@ async def test_replacing_a_foreign_object_in_a_handler_is_refused(storage: Any, 
         await alone(Locked(), storage() if storage else None).run("a")
 
 
-class Tools(threading.local):
+class Tools:
     """Stands for an agent of another package: holds functions to call."""
 
     functions: list[Any]
