@@ -110,6 +110,14 @@ def listening() -> socket.socket:
     return bound
 
 
+async def run_server(server: uvicorn.Server, bound: socket.socket) -> None:
+    with bound:
+        try:
+            await server.serve(sockets=[bound])
+        except SystemExit:
+            raise RuntimeError("The application did not start; the log has the reason.") from None
+
+
 @contextlib.asynccontextmanager
 async def served(app: Any, *, prefix: str = "", lifespan: str = "on") -> AsyncIterator[Served]:
     """Serve an application until the block ends. `prefix` is where the host is mounted in it."""
@@ -122,12 +130,13 @@ async def served(app: Any, *, prefix: str = "", lifespan: str = "on") -> AsyncIt
 
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan=lifespan, ws="none")  # type: ignore[arg-type]
     server = QuietServer(config)
-    running = asyncio.create_task(server.serve(sockets=[bound]))
+    running = asyncio.create_task(run_server(server, bound))
     limits = httpx2.Limits(max_connections=2000)
     http = httpx2.AsyncClient(base_url=url, event_hooks={"request": [note]}, timeout=PATIENCE, limits=limits)
     try:
         while not server.started:
-            assert not running.done(), "the application did not start"
+            if running.done():
+                await running
             await asyncio.sleep(0.005)
         client = AsyncOpenAI(
             base_url=url, api_key="none", http_client=http, timeout=PATIENCE, _strict_response_validation=True

@@ -12,7 +12,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from agent_host.engine import annotations
-from agent_host.engine.codec import Codec, Encoded
+from agent_host.engine.codec import Codec, Encoded, storable_classes
 from agent_host.engine.events import CustomEvent
 from agent_host.engine.handlers import HandlerTable
 from agent_host.errors import UnsupportedValueError, WorkflowRunnerException
@@ -152,6 +152,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
     def request_info(self, request_data: object, response_type: Any, *, request_id: str | None = None) -> _Done:
         """Ask the outside; the answer arrives at this executor's `@response_handler` in a later run."""
         self._check(request_data, "request_info")
+        self._check_answers(response_type)
         if self._handlers.responder(request_data, response_type) is None:
             raise WorkflowRunnerException(
                 f"Executor {self._executor_id!r} asks with a {type(request_data).__name__} for a "
@@ -252,6 +253,17 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         if text:
             yielded[-1].value += text
             self._around.emit_delta(self._executor_id, self._invocation, len(yielded) - 1, text)
+
+    def _check_answers(self, response_type: Any) -> None:
+        codec = self._around.codec
+        lost = (
+            [cls for cls in storable_classes([response_type]) if not codec.allows(cls)] if self._around.strict else ()
+        )
+        if lost:
+            raise UnsupportedValueError(
+                f"Executor {self._executor_id!r} asks for a {lost[0].__qualname__}, which could not be restored from a "
+                "checkpoint. Name it in a handler's annotation, or call register_checkpoint_type(cls)."
+            )
 
     def _check(self, value: Any, verb: str) -> None:
         if self._around.strict and not self._around.codec.allows(type(value)):

@@ -409,9 +409,10 @@ class Run:
     def _drop_leftovers(self) -> None:
         queue = self.lane.waiting.queue
         if queue:
+            kept = self.lane.view.commit_id
             self._warn(
-                f"{len(queue)} messages of an unfinished run were dropped for the new input. "
-                f"They are kept in checkpoint {self.lane.view.commit_id}: run(checkpoint_id=...) continues them."
+                f"{len(queue)} messages of an unfinished run were dropped for the new input."
+                + (f" run(checkpoint_id={kept!r}) continues them." if self.publisher is not None else "")
             )
         for target, missing in self._unfinished_joins():
             self._warn(f"The join into {target!r} never heard from {missing}; what waited there was dropped.")

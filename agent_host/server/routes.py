@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.requests import ClientDisconnect
+from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from agent_host.errors import StoreClosedError
@@ -145,6 +146,8 @@ async def create_response(exchange: Exchange) -> None:
 
 async def retrieve_response(exchange: Exchange) -> None:
     """GET /responses/{id}: a stored response."""
+    if QueryParams(exchange.scope["query_string"]).get("stream") == "true":
+        raise problems.not_available("stream", "Replaying the events of a stored response")
     response_id = exchange.scope["path_params"]["response_id"]
     record = await exchange.host.store.read_response(LOCAL_USER, response_id)
     if record is None:

@@ -5,7 +5,9 @@ Rule 2: a step that was released never changes; `sql/sqlite/schema.sql` shows wh
 """
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 APPLICATION_ID = 0x41675368
@@ -20,15 +22,16 @@ class Migration:
     script: str
 
 
-def migrations() -> list[Migration]:
-    """The steps that this version knows, in order; their files are called `<version>_<what>.sql`."""
+@cache
+def migrations() -> tuple[Migration, ...]:
+    """The steps that this version knows, in order; their files are called `<version>_<what>.sql`. Read once."""
     folder = files("agent_host.stores") / "sql" / "sqlite"
     steps = [
         Migration(int(file.name.partition("_")[0]), file.read_text("utf-8"))
         for file in folder.iterdir()
         if file.name[0].isdigit()
     ]
-    return sorted(steps, key=lambda step: step.version)
+    return tuple(sorted(steps, key=lambda step: step.version))
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -37,7 +40,7 @@ def version_of(connection: sqlite3.Connection) -> int:
     return version
 
 
-def migrate(connection: sqlite3.Connection, steps: list[Migration]) -> None:
+def migrate(connection: sqlite3.Connection, steps: Sequence[Migration]) -> None:
     """Take the steps that the file has not seen. May be repeated; a step that fails leaves no trace."""
     for step in steps:
         if step.version <= version_of(connection):

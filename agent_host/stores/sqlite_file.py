@@ -7,7 +7,7 @@ that names the file and the remedy.
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -95,7 +95,7 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
-def check_format(connection: sqlite3.Connection, path: str, steps: list[Migration]) -> None:
+def check_format(connection: sqlite3.Connection, path: str, steps: Sequence[Migration]) -> None:
     """Raise `StoreFormatError` unless the file is empty or a store that this version understands."""
     application: int = connection.execute("PRAGMA application_id").fetchone()[0]
     holds_tables = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None

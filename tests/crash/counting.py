@@ -89,6 +89,8 @@ class Mortal:
 
     async def commit(self, *arguments: Any) -> None:
         self.count += 1
+        for _ in range(10):
+            await asyncio.sleep(0)  # whoever listens hears what has been told so far
         self._die_if("before")
         await self._log.commit(*arguments)
         self._die_if("after")

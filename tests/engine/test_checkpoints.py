@@ -491,7 +491,7 @@ async def test_a_value_that_contains_itself_is_refused() -> None:
             self.history.append(self.history)  # type: ignore[arg-type]
 
     workflow = WorkflowBuilder(start_executor=Cyclic()).build()
-    with pytest.raises(UnsupportedValueError, match="'history'.*contains itself"):
+    with pytest.raises(UnsupportedValueError, match=r"'history'.*contains itself"):
         await workflow.run("a")
 
 

@@ -105,7 +105,7 @@ async def test_nothing_of_a_failed_superstep_reaches_the_next_input(storage: Any
 async def test_in_turn_mode_a_failure_undoes_the_whole_turn(storage: Any, failing: Any) -> None:
     """With one commit at rest the session stands where the run found it, in a store and in memory."""
     failing.now = False
-    workflow, worker, heard, made = fragile(storage)
+    workflow, worker, heard, _ = fragile(storage)
     await workflow.run("a", durability="turn")
     before = await workflow.get_last_checkpoint_id()
     failing.now = True

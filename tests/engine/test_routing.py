@@ -398,7 +398,7 @@ def test_handlers_that_cannot_be_told_apart_are_refused() -> None:
 
     with pytest.raises(HandlerError, match="two handlers for str: one and two"):
         WorkflowBuilder(start_executor=Twice("twice"))._executors["twice"].handler_table  # noqa: B018
-    with pytest.raises(HandlerError, match="cannot choose a handler for .*Both: left and right"):
+    with pytest.raises(HandlerError, match=r"cannot choose a handler for .*Both: left and right"):
         WorkflowBuilder(start_executor=sender).add_edge(sender, Either("either")).build()
     WorkflowBuilder(start_executor=Either("either")).build()
 

@@ -135,7 +135,7 @@ def test_a_workflow_that_no_request_can_reach_is_refused_at_start(run_cli: Any, 
 
 def yields(*values: Any) -> Workflow:
     @executor
-    async def show(text: str, ctx: WorkflowContext[Never, Any]) -> None:
+    async def show(text: str, ctx: WorkflowContext[Never, str | Message | Order | Booking | dict | list | float]) -> None:
         for value in values:
             await ctx.yield_output(value)
 

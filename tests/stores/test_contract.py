@@ -1,5 +1,6 @@
 """Every store keeps every rule, and every rule has a test."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -22,7 +23,8 @@ class TestSqliteMemory(StoreContract):
 
 def test_every_rule_has_a_test() -> None:
     """The numbers in the docstrings of the two protocols and of the suite are the same."""
-    rules = set(re.findall(r"^    (R\d+) ", f"{base.Store.__doc__}{base.CommitLog.__doc__}", re.MULTILINE))
+    promises = "\n".join(inspect.cleandoc(protocol.__doc__ or "") for protocol in (base.Store, base.CommitLog))
+    rules = set(re.findall(r"^(R\d+) ", promises, re.MULTILINE))
     tests = [
         test.__doc__
         for name, test in {**vars(CommitLogContract), **vars(StoreContract)}.items()

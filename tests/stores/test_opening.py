@@ -135,6 +135,7 @@ async def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 @pytest.fixture
 def folder_of_nobody() -> Iterator[Path]:
     """A directory, and a process that is not root in it: root may write everywhere."""
+    migrations()  # read now: nobody may have no access to the folder that the package lies in
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         if os.geteuid() == 0:

@@ -1,0 +1,115 @@
+"""What a long conversation costs, in bytes and counts."""
+
+from typing import Any
+
+from agent_host import Executor, Message, WorkflowBuilder, WorkflowContext, executor, handler, state
+from agent_host.engine.storage import CheckpointStorage
+from tests.engine.graphs import CountingLog
+
+
+class Chat(Executor):
+    history: list[Message] = state(factory=list)
+
+    def __init__(self) -> None:
+        super().__init__("chat")
+        self.seen = 0
+
+    @handler
+    async def hear(self, text: str, ctx: WorkflowContext[str, int]) -> None:
+        self.history.append(Message(text))
+        self.history.append(Message(text[::-1], role="assistant"))
+        await ctx.yield_output(len(self.history))
+
+
+async def test_a_thousand_turns_cost_little_more_than_their_text() -> None:
+    """Turn 1,000 writes about what turn 10 wrote, and all of them together less than twice the text."""
+    log = CountingLog()
+    workflow = WorkflowBuilder(start_executor=Chat(), name="chat", checkpoint_storage=CheckpointStorage(log)).build()
+    sizes = []
+    for turn in range(1000):
+        before = len(log.written)
+        result = await workflow.run(f"{turn:05}" * 200, durability="turn")
+        assert result.get_outputs() == [2 * turn + 2]
+        sizes.append(log.bytes_of(log.written[before:]))
+    assert sum(sizes) < 4_000_000
+    assert max(sizes[990:]) < 3 * max(sizes[5:15])
+    unchanged = len(log.written)
+    await workflow.run()
+    assert len(log.written) == unchanged
+
+
+async def test_large_unchanged_state_is_written_once() -> None:
+    """Twenty supersteps over a megabyte that does not change write little more than that megabyte."""
+
+    class Heavy(Executor):
+        def __init__(self) -> None:
+            super().__init__("heavy")
+            self.load: list[Any] = []
+            self.count = 0
+
+        @handler
+        async def work(self, left: int, ctx: WorkflowContext[int, int]) -> None:
+            if not self.load:
+                self.load = [{"n": n, "text": f"{n:04}" * 250} for n in range(1000)]
+            self.count += 1
+            if left:
+                await ctx.send_message(left - 1)
+
+    heavy = Heavy()
+    log = CountingLog()
+    builder = WorkflowBuilder(start_executor=heavy, name="heavy", checkpoint_storage=CheckpointStorage(log))
+    await builder.add_edge(heavy, heavy).build().run(20)
+    assert log.bytes_of(log.written) < 1_100_000
+
+
+async def test_a_checkpoint_costs_what_has_changed() -> None:
+    """With forty executors of which one works, a commit holds the one's cells and no other's."""
+
+    class Node(Executor):
+        def __init__(self, id: str) -> None:
+            super().__init__(id)
+            self.count = 0
+
+        @handler
+        async def take(self, left: int, ctx: WorkflowContext[int, int]) -> None:
+            self.count += 1
+            await ctx.send_message(left - 1, target_id=self.id if left else "none")
+
+    nodes = [Node(f"node{n}") for n in range(40)]
+    log = CountingLog()
+    builder = WorkflowBuilder(start_executor=nodes[0], name="many", checkpoint_storage=CheckpointStorage(log))
+    builder.add_edge(nodes[0], nodes[0])
+    for node in nodes[1:]:
+        builder.add_edge(nodes[0], node)
+    await builder.build().run(10)
+    assert {key for commit in log.written[2:-1] for key in commit.delta} == {"x/node0/count", "q/000000"}
+
+
+async def test_equal_contents_are_stored_once() -> None:
+    """The same long history in ten sessions and two executors is one set of blobs."""
+    log = CountingLog()
+    texts = [f"{n:04} " * 50 for n in range(200)]
+
+    class Keeper(Executor):
+        def __init__(self, id: str) -> None:
+            super().__init__(id)
+            self.kept: list[str] = []
+
+        @handler
+        async def keep(self, value: list[str], ctx: WorkflowContext[list[str]]) -> None:
+            self.kept = value
+            await ctx.send_message(value)
+
+    @executor
+    async def start(text: str, ctx: WorkflowContext[list[str]]) -> None:
+        await ctx.send_message(list(texts))
+
+    chain = [start, Keeper("a"), Keeper("b")]
+    builder = WorkflowBuilder(start_executor=start, name="k", checkpoint_storage=CheckpointStorage(log))
+    workflow = builder.add_chain(chain).build()
+    await workflow.run("x", session_id="first", durability="turn")
+    stored = sum(map(len, log._blobs.values()))
+    for n in range(10):
+        await workflow.run("x", session_id=f"s{n}", durability="turn")
+    assert sum(map(len, log._blobs.values())) == stored
+    assert stored < 1.2 * sum(map(len, texts))

@@ -1,0 +1,260 @@
+"""Text that leaves piece by piece, functions in threads, and what handlers see of their run."""
+
+import asyncio
+import contextvars
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from agent_host import (
+    CustomEvent,
+    InMemoryCheckpointStorage,
+    TextDelta,
+    WorkflowBuilder,
+    WorkflowContext,
+    executor,
+)
+from agent_host.engine.events import OutputKey
+from agent_host.engine.watchdog import Watchdog
+from tests.engine.graphs import both_ways
+
+DURABILITIES = pytest.mark.parametrize("durability", ["step", "turn"])
+
+
+@DURABILITIES
+async def test_pieces_of_text_become_one_output_under_the_same_key(durability: Any) -> None:
+    """Pieces in a row are joined; another output ends them; each key names superstep, invocation and number."""
+
+    @executor
+    async def teller(text: str, ctx: WorkflowContext[str, str]) -> None:
+        assert ctx.is_streaming()
+        for piece in ("Hel", "", "lo"):
+            await ctx.yield_output(TextDelta(piece))
+        await ctx.yield_output("whole")
+        await ctx.yield_output(TextDelta("again"))
+
+    stream = WorkflowBuilder(start_executor=teller).build().run("x", stream=True, durability=durability)
+    events = [event async for event in stream]
+    deltas = [(event.data, event.output) for event in events if event.type == "output_delta"]
+    first, second, third = (OutputKey(1, 0, number) for number in range(3))
+    assert deltas == [("Hel", first), ("lo", first), ("again", third)]
+    outputs = [(event.data, event.output, event.streamed) for event in events if event.type == "output"]
+    assert outputs == [("Hello", first, True), ("whole", second, False), ("again", third, True)]
+    result = await stream.get_final_response()
+    assert result.get_outputs() == ["Hello", "whole", "again"]
+    assert not [event for event in result if event.type == "output_delta"]
+
+
+async def test_a_piece_of_text_leaves_while_its_handler_still_works() -> None:
+    """The delta is heard before the handler goes on."""
+    heard = asyncio.Event()
+
+    @executor
+    async def teller(text: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.yield_output(TextDelta("a"))
+        await heard.wait()
+        await ctx.yield_output(TextDelta("b"))
+
+    async for event in WorkflowBuilder(start_executor=teller).build().run("x", stream=True):
+        if event.type == "output_delta":
+            heard.set()
+    assert heard.is_set()
+
+
+async def test_text_of_a_failed_superstep_is_no_output() -> None:
+    """What was shown of it was shown; neither the outputs nor the next try have it."""
+    fail = [True]
+
+    @executor
+    async def teller(text: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.yield_output(TextDelta("some"))
+        if fail.pop():
+            raise ValueError("no")
+        await ctx.yield_output(TextDelta(" more"))
+
+    workflow = WorkflowBuilder(start_executor=teller).build()
+    events = []
+    with pytest.raises(ValueError, match="no"):
+        async for event in workflow.run("x", stream=True):
+            events.append(event)
+    assert [event.type for event in events if event.type.startswith("output")] == ["output_delta"]
+    fail.append(False)
+    assert (await workflow.run()).get_outputs() == ["some more"]
+
+
+async def test_the_pieces_of_hidden_executors_stay_hidden() -> None:
+    """Deltas follow the designation of their executor."""
+
+    @executor
+    async def hidden(text: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.yield_output(TextDelta("hidden"))
+        await ctx.send_message(text)
+
+    @executor
+    async def comment(text: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.yield_output(TextDelta("comment"))
+        await ctx.send_message(text)
+
+    @executor
+    async def answer(text: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.yield_output(TextDelta("answer"))
+
+    builder = WorkflowBuilder(start_executor=hidden, output_from=[answer], intermediate_output_from=[comment])
+    stream = builder.add_chain([hidden, comment, answer]).build().run("x", stream=True)
+    events = [event async for event in stream]
+    assert [(e.data, e.intermediate) for e in events if e.type == "output_delta"] == [
+        ("comment", True),
+        ("answer", False),
+    ]
+
+
+@DURABILITIES
+async def test_settled_events_come_in_one_order(durability: Any) -> None:
+    """Numbers never go back, and an output comes after its executor has ended and before its superstep has."""
+    stream = both_ways(InMemoryCheckpointStorage()).run("x", stream=True, durability=durability)
+    events = [event async for event in stream]
+    assert [event.sequence for event in events] == list(range(len(events)))
+    types = [event.type for event in events]
+    assert types[0] == "started"
+    assert types[-4:] == ["executor_completed", "output", "superstep_completed", "status"]
+
+
+async def test_own_events_and_usage_of_a_handler() -> None:
+    """`add_event` puts events into the stream when the superstep has merged; unknown usage fields are refused."""
+
+    @executor
+    async def noting(text: str, ctx: WorkflowContext) -> None:
+        ctx.add_usage(input_tokens=2)
+        ctx.add_usage(input_tokens=3, output_tokens=1)
+        await ctx.add_event(CustomEvent("warning", "careful"))
+        with pytest.raises(TypeError, match="Unknown usage field 'tokens'"):
+            ctx.add_usage(tokens=1)
+
+    result = await WorkflowBuilder(start_executor=noting).build().run("x")
+    assert [(event.executor_id, event.data) for event in result if event.type == "warning"] == [("noting", "careful")]
+
+
+async def test_what_a_handler_sees_of_its_run() -> None:
+    """Session, superstep, checkpoint, sender and turn."""
+    seen: list[Any] = []
+
+    @executor
+    async def first(text: str, ctx: WorkflowContext[str]) -> None:
+        seen.append((ctx.session_id, ctx.executor_id, ctx.iteration, ctx.get_source_executor_id(), ctx.turn))
+        seen.append(ctx.checkpoint_id)
+        await ctx.send_message(text)
+
+    @executor
+    async def second(text: str, ctx: WorkflowContext[str]) -> None:
+        seen.append((ctx.iteration, ctx.source_executor_ids, ctx.is_streaming()))
+        seen.append(ctx.checkpoint_id)
+
+    storage = InMemoryCheckpointStorage()
+    builder = WorkflowBuilder(start_executor=first, name="w", checkpoint_storage=storage).add_edge(first, second)
+    await builder.build().run("x", session_id="s", turn={"user": "u"})
+    ids = await storage.list_checkpoint_ids(workflow_name="w", session_id="s")
+    assert seen == [("s", "first", 1, "first", {"user": "u"}), ids[0], (2, ["first"], False), ids[1]]
+
+
+# --- Threads ------------------------------------------------------------------------------------------------------
+
+
+async def test_plain_functions_run_in_a_worker_thread() -> None:
+    """They may block, use every verb of the context without awaiting, and see the caller's context variables."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    variable.set("from the caller")
+    loop_goes_on = threading.Event()
+    seen: list[Any] = []
+
+    @executor
+    def work(text: str, ctx: WorkflowContext[str, str]) -> None:
+        assert loop_goes_on.wait(10)
+        seen.append((threading.current_thread() is threading.main_thread(), variable.get()))
+        variable.set("changed")
+        ctx.set_state("key", text)
+        ctx.yield_output(TextDelta("a"))
+        ctx.yield_output(TextDelta("b"))
+        ctx.send_message(ctx.get_state("key") + "!")
+
+    @executor
+    def silent(text: str) -> None:
+        seen.append(text)
+
+    workflow = WorkflowBuilder(start_executor=work).add_edge(work, silent).build()
+    asyncio.get_running_loop().call_soon(loop_goes_on.set)
+    result = await workflow.run("x")
+    assert seen == [(False, "from the caller"), "x!"]
+    assert result.get_outputs() == ["ab"]
+    assert variable.get() == "from the caller"
+
+
+async def test_a_function_in_a_thread_is_awaited_when_its_run_is_cancelled() -> None:
+    """It cannot be stopped, so the run ends only when it has: the next run never meets it."""
+    entered, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    ended: list[str] = []
+
+    @executor
+    def work(text: str) -> None:
+        loop.call_soon_threadsafe(entered.set)
+        assert go_on.wait(10)
+        ended.append(text)
+
+    workflow = WorkflowBuilder(start_executor=work).build()
+    running = asyncio.ensure_future(workflow.run("x"))
+    await entered.wait()
+    running.cancel()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not running.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended == ["x"]
+
+
+async def test_an_error_in_a_thread_is_an_error_of_its_executor() -> None:
+    """The exception arrives with its type and the note that names the executor."""
+
+    @executor
+    def work(text: str) -> None:
+        raise KeyError(text)
+
+    with pytest.raises(KeyError) as caught:
+        await WorkflowBuilder(start_executor=work).build().run("x")
+    assert "'work'" in caught.value.__notes__[0]
+
+
+class _Reported(logging.Handler):
+    """Keeps what is logged, and says when something was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.happened = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+        self.happened.set()
+
+
+async def test_a_handler_that_blocks_the_loop_is_reported() -> None:
+    """The log names the executor and shows the line at which it stands, once."""
+    reported = _Reported()
+    logger = logging.getLogger("agent_host.engine")
+    logger.addHandler(reported)
+
+    @executor(id="stubborn")
+    async def block(text: str, ctx: WorkflowContext) -> None:
+        assert reported.happened.wait(10)  # blocks the loop
+
+    try:
+        with Watchdog(limit=0.02, interval=0.005).watching():
+            await WorkflowBuilder(start_executor=block).build().run("x")
+    finally:
+        logger.removeHandler(reported)
+    assert len(reported.texts) == 1
+    assert "executor 'stubborn'" in reported.texts[0]
+    assert "# blocks the loop" in reported.texts[0]
