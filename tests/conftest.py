@@ -76,6 +76,15 @@ class QuietServer(uvicorn.Server):
         while not self.should_exit:
             await asyncio.sleep(0.005)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while self.server_state.connections or self.server_state.tasks:
+            await asyncio.sleep(0.005)
+        await self.lifespan.shutdown()
+
 
 @dataclass
 class Served:
@@ -236,11 +245,14 @@ Serve = Callable[..., HostProcess]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts hosts as processes: `serve("FILE:ATTR", "--shutdown-grace", "1", store="a.db", env={...})`."""
+    """Starts hosts as processes: `serve("FILE:ATTR", "--shutdown-grace", "1", store=path, env={...})`."""
     started: list[HostProcess] = []
 
-    def start(target: str, *options: str, store: str | Path | None = None, env: dict[str, str] | None = None) -> Any:
-        arguments = [target, "--port", "0", "--store", f"sqlite:///{store or tmp_path / 'host.db'}", *options]
+    def start(
+        target: str, *options: str, store: Path | None = tmp_path / "host.db", env: dict[str, str] | None = None
+    ) -> HostProcess:
+        stored = ["--store", f"sqlite:///{store}"] if store is not None else []
+        arguments = [target, "--port", "0", *stored, *options]
         started.append(HostProcess(arguments, tmp_path, env or {}))
         return started[-1]
 

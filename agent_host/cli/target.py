@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,9 @@ def load_workflow(target: str) -> Workflow:
     shown with the lines of that file it comes from.
     """
     place, separator, attribute = target.rpartition(":")
-    if not separator or len(place) == 1 and place.isalpha():  # `C:\flow.py` has a colon of its own
+    if not target.strip(":"):
+        raise TargetError(f"{target!r} names nothing. Name a workflow like app.py:workflow or package.module:workflow.")
+    if not separator or (len(place) == 1 and place.isalpha()):  # `C:\flow.py` has a colon of its own
         place, attribute = target, DEFAULT_ATTRIBUTE
     module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     found: Any = module
@@ -59,28 +62,38 @@ def _load_file(path: Path) -> ModuleType:
 def _load_module(name: str) -> ModuleType:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
-        if importlib.util.find_spec(name) is None:
-            raise ModuleNotFoundError(name=name)
-    except (ModuleNotFoundError, ValueError) as error:
-        missing = getattr(error, "name", None) or name
+    # Looking for a submodule imports the packages above it, which are the user's code too.
+    if name.startswith(".") or _run(lambda: _is_there(name), name) is False:
         raise TargetError(
-            f"There is no module {missing!r} (wanted for {name!r}). Name a module that can be imported from {Path.cwd()}, "
+            f"There is no module {name!r}. Name a module that can be imported from {Path.cwd()}, "
             "or the path of a file that ends in .py."
-        ) from None
+        )
     module: ModuleType = _run(lambda: importlib.import_module(name), name)
     return module
 
 
-def _run(load: Any, what: str) -> Any:
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError as error:
+        # A package above it is not there, or is a plain module. Anything else is missing in the user's own code.
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            return False
+        raise
+    except ValueError:  # such as `__main__`, which has no specification
+        return False
+
+
+def _run(load: Callable[[], Any], what: str) -> Any:
     """Run the user's own code; its errors are shown with the user's lines only."""
     try:
         return load()
-    except TargetError:
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code does is the message
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-        where = "".join(traceback.format_list(frames[-3:]))
+        shown = traceback.format_list(frames[-3:])
+        if isinstance(error, SyntaxError):
+            shown += traceback.format_exception_only(error)[:-1]  # the file and line it was found in
+        where = "".join(shown)
         raise TargetError(f"{what!r} could not be loaded: {type(error).__name__}: {error}\n{where}".rstrip()) from None
 
 

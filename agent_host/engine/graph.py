@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent_host.engine import annotations
@@ -42,9 +42,10 @@ class SingleEdge:
     target: str
     condition: Condition | None = None
 
-    @property
-    def id(self) -> str:
-        return f"{self.source}->{self.target}"
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"{self.source}->{self.target}")
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -63,9 +64,10 @@ class FanOut:
     targets: tuple[str, ...]
     selection: Selection | None = None
 
-    @property
-    def id(self) -> str:
-        return f"{self.source}->({','.join(self.targets)})"
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"{self.source}->({','.join(self.targets)})")
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -80,9 +82,10 @@ class Switch:
     cases: tuple[tuple[Condition, str], ...]
     default: str
 
-    @property
-    def id(self) -> str:
-        return f"{self.source}->?({','.join(self.targets)})"
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"{self.source}->?({','.join(self.targets)})")
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -100,9 +103,10 @@ class FanIn:
     sources: tuple[str, ...]
     target: str
 
-    @property
-    def id(self) -> str:
-        return f"({','.join(self.sources)})->{self.target}"
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"({','.join(self.sources)})->{self.target}")
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Rule 3: an exception in a condition or selection is an error of the run, never a
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -64,6 +65,7 @@ class Plan(msgspec.Struct, frozen=True):
 class _Routing:
     graph: Graph
     joins: dict[JoinKey, tuple[Any, ...]]
+    heard: Counter[str]  # of every join, how many of its sources wait in it
     invocations: list[Invocation] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -86,7 +88,7 @@ class _Routing:
 
 async def route(graph: Graph, queue: Sequence[Queued], joins: Mapping[JoinKey, tuple[Any, ...]]) -> Plan:
     """Deliver every queued message, in order, along the edges of its source."""
-    routing = _Routing(graph, dict(joins))
+    routing = _Routing(graph, dict(joins), Counter(group for group, _ in joins))
     for message in queue:
         if message.kind != "message":
             routing.call(message.target or graph.start, message)
@@ -152,18 +154,19 @@ async def _into_fan_in(routing: _Routing, group: FanIn, message: Queued, value: 
     if message.target not in (None, group.target):
         return False
     key = (group.id, message.source)
-    routing.joins[key] = (*routing.joins.get(key, ()), message.payload)
-    waiting = [(source, routing.joins.get((group.id, source), ())) for source in group.sources]
-    if all(payloads for _, payloads in waiting):
-        for source, _ in waiting:
-            del routing.joins[group.id, source]
-        items = [payload for _, payloads in waiting for payload in payloads]
-        senders = tuple(source for source, _ in waiting)
-        if not routing.takes(group.target, [item.peek() for item in items]):
-            return False
-        routing.invocations.append(
-            Invocation(len(routing.invocations), group.target, "message", tuple(items), senders, joined=True)
-        )
+    before = routing.joins.get(key, ())
+    routing.joins[key] = (*before, message.payload)
+    if not before:
+        routing.heard[group.id] += 1
+    if routing.heard[group.id] < len(group.sources):
+        return True
+    del routing.heard[group.id]
+    items = [payload for source in group.sources for payload in routing.joins.pop((group.id, source))]
+    if not routing.takes(group.target, [item.peek() for item in items]):
+        return False
+    routing.invocations.append(
+        Invocation(len(routing.invocations), group.target, "message", tuple(items), group.sources, joined=True)
+    )
     return True
 
 

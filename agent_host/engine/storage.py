@@ -49,15 +49,15 @@ class MemoryLog:
             return
         key = (commits[-1].workflow, commits[-1].session_id)
         self._refuse_moved(key, expected_head)
-        at_hand = self._commits.keys() | {commit.id for commit in commits}
+        new = {commit.id for commit in commits}
         for commit in commits:
-            if commit.parent is not None and commit.parent not in at_hand:
+            if not (commit.parent is None or commit.parent in self._commits or commit.parent in new):
                 raise WorkflowConflictError(
                     f"The commit {commit.id!r} follows {commit.parent!r}, which is not stored. Nothing was written."
                 )
         for commit in commits:
             self._blobs.update(commit.blobs)
-            self._commits.setdefault(commit.id, _stripped(commit))
+            self._commits.setdefault(commit.id, _stripped(commit) if commit.blobs else commit)
         self._heads[key] = commits[-1].id
 
     async def move_head(self, workflow: str, session_id: str, to: str, expected_head: str | None) -> None:

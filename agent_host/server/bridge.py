@@ -212,8 +212,8 @@ def as_text(output: Any) -> str:
         return msgspec.json.encode(output, enc_hook=_plain).decode()
     except (TypeError, ValueError) as error:
         raise UnsupportedValueError(
-            f"An output of type {type(output).__qualname__} cannot be shown to a client: {error}. Yield text, a Message, "
-            "a model, a dataclass, or plain JSON values."
+            f"An output of type {type(output).__qualname__} cannot be shown to a client: {error}. Yield text, a "
+            "Message, a model, a dataclass, or plain JSON values."
         ) from None
 
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from starlette.requests import ClientDisconnect
 from starlette.datastructures import QueryParams
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from agent_host.errors import StoreClosedError
@@ -102,7 +102,6 @@ class Endpoint:
             access.info(
                 "%s %s %d %.1f ms %s", scope["method"], scope["path"], exchange.status, milliseconds, exchange.about
             )
-
 
     async def _part(self, exchange: Exchange) -> None:
         """End a request that was cut off outside of a turn: the host goes down, or the client has left."""

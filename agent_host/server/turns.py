@@ -199,7 +199,7 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> Ou
     except asyncio.CancelledError:
         # A store lets a cancellation through only after the verb has ended: the turn is stored.
         _take_back_cancellation()
-    except Exception as error:  # noqa: BLE001 - a store may be somebody else's code
+    except Exception as error:
         trace = None if isinstance(error, StoreError) else error  # a store's own errors say all there is to say
         log.error(
             "turn %s could not be stored (request %s): %s", turn.facts.id, turn.who.request_id, error, exc_info=trace

@@ -34,6 +34,7 @@ _FAULTS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_IOERR: (StoreError, "Reading or writing {path} failed ({cause}). Check its disk."),
 }
 _BUSY_TIMEOUT_MS = 10_000
+_BEGINNING = b"SQLite format 3\0"
 
 
 @contextmanager
@@ -67,6 +68,7 @@ def lock(path: str) -> IO[str] | None:
         raise StoreError(
             f"{path} is a directory. Name a file in it, for example {os.path.join(path, 'agent_host.db')}."
         )
+    _refuse_other_files(path)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         return None
@@ -85,6 +87,14 @@ def lock(path: str) -> IO[str] | None:
     handle.write(str(os.getpid()))
     handle.flush()
     return handle
+
+
+def _refuse_other_files(path: str) -> None:
+    """Nothing is put beside a file that is not ours either."""
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        beginning = file.read(len(_BEGINNING))
+        if beginning and beginning != _BEGINNING:
+            raise StoreFormatError(_FAULTS[sqlite3.SQLITE_NOTADB][1].format(path=path))
 
 
 def connect(path: str) -> sqlite3.Connection:

@@ -1,8 +1,7 @@
 """A workflow that keeps a history without declaring it. Its threshold and key are given by the environment."""
 
 import os
-
-from typing_extensions import Never
+from typing import Never
 
 from agent_host import Executor, WorkflowBuilder, WorkflowContext, handler
 

@@ -2,9 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Never
+from typing import Any, Never
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, handler
 

@@ -2,13 +2,12 @@
 
 import asyncio
 import itertools
-from typing import Any
+from typing import Any, Never
 
 import pydantic
 import pytest
 from openai import OpenAI
 from openai.types.responses import ResponseStreamEvent
-from typing_extensions import Never
 
 from agent_host import Executor, TextDelta, Workflow, WorkflowBuilder, WorkflowContext, executor, handler
 
@@ -142,7 +141,7 @@ async def test_a_piece_of_text_arrives_before_its_handler_has_ended(serve_app: A
 
 
 async def test_the_stream_helper_of_the_client_returns_the_final_response(serve_app: Any) -> None:
-    """`client.responses.stream(...)` accumulates the events without complaint, in its asynchronous form and the other."""
+    """`client.responses.stream(...)` takes the events without complaint, in its asynchronous form and the other."""
     site = await serve_app(drafting())
     async with site.client.responses.stream(model="any", input="you") as stream:
         async for _ in stream:

@@ -8,9 +8,7 @@ import asyncio
 import json
 import os
 import sys
-from typing import Any
-
-from typing_extensions import Never
+from typing import Any, Never
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, handler, open_store
 from agent_host.engine.storage import CheckpointStorage

@@ -3,8 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
-
-from typing_extensions import Never
+from typing import Never
 
 from agent_host import Executor, TextDelta, WorkflowBuilder, WorkflowContext, executor, handler
 
@@ -22,6 +21,9 @@ class Wait(Executor):
             await ctx.yield_output(TextDelta("waiting"))
             while not Path(name).exists():
                 await asyncio.sleep(0.01)
+        elif kind == "begin":
+            Path(name).touch()
+            await asyncio.Event().wait()
         elif kind == "thread":
             await ctx.yield_output(TextDelta("waiting"))
             await asyncio.to_thread(time.sleep, 60)

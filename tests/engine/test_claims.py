@@ -84,6 +84,8 @@ async def test_a_stream_dropped_unread_blocks_nobody() -> None:
     """A stream that was never iterated has claimed nothing and runs nothing."""
     workflow = counting()
     stream = workflow.run("never", stream=True)
+    for _ in range(3):
+        await asyncio.sleep(0)
     assert (await workflow.run("a")).get_outputs() == ["1: a"]
     del stream
     assert (await workflow.run("b")).get_outputs() == ["2: a b"]

@@ -354,7 +354,7 @@ async def test_only_executors_that_ran_are_asked_for_their_state(storage: Any) -
 
 @STORAGES
 async def test_the_restore_hook_is_always_called_with_everything(storage: Any) -> None:
-    """Each run begins with the hook of every executor, on a clone whose other attributes are as the program set them."""
+    """Each run begins with the hook of every executor, on a clone that is otherwise as the program made it."""
     calls: list[str] = []
     workflow = hooked(calls, storage)
     for text in ("one", "both", "one"):

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-from typing import Any
+from typing import Any, Never
 
 import httpx2
 import openai
 import pytest
-from typing_extensions import Never
 
 from agent_host import Executor, TextDelta, Workflow, WorkflowBuilder, WorkflowContext, handler
 from agent_host.errors import StoreError
@@ -56,7 +55,9 @@ def judging() -> Workflow:
     return WorkflowBuilder(start_executor=notes, name="judging").add_edge(notes, judge).build()
 
 
-async def test_an_exception_in_an_executor_is_a_failed_response(serve_app: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_in_an_executor_is_a_failed_response(
+    serve_app: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     """The turn ends as an answer, not as an HTTP error; it names the executor and the cause, the log has the rest."""
     caplog.set_level(logging.INFO, "agent_host")
     site = await serve_app(judging())

@@ -1,11 +1,10 @@
 """Requests that are refused: each gets one clear answer in the common shape, and nothing is stored."""
 
 import json
-from typing import Any
+from typing import Any, Never
 
 import openai
 import pytest
-from typing_extensions import Never
 
 from agent_host import WorkflowBuilder, WorkflowContext, executor
 

@@ -1,12 +1,11 @@
-"""A client that leaves in the middle of a turn: the turn is stored as cancelled, the conversation stands where it was."""
+"""A client that leaves in the middle of a turn: it is stored as cancelled, the conversation stands where it was."""
 
 import asyncio
 import json
 import logging
-from typing import Any
+from typing import Any, Never
 
 import pytest
-from typing_extensions import Never
 
 from agent_host import Executor, TextDelta, WorkflowBuilder, WorkflowContext, handler
 

@@ -2,11 +2,10 @@
 
 import asyncio
 import threading
-from typing import Any
+from typing import Any, Never
 
 import openai
 import pytest
-from typing_extensions import Never
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, config, handler
 from agent_host.errors import StoreClosedError
@@ -42,10 +41,9 @@ async def test_more_turns_than_may_run_and_wait_are_refused(
     may_end = asyncio.Semaphore(0)
     site = await serve_app(gated(begun, may_end), max_concurrent_turns=2, max_waiting_turns=2)
     running = []
-    for name, there in (("a", 1), ("b", 2), ("c", 2), ("d", 2)):
+    for name, state in zip("abcd", ("1 running, 0", "2 running, 0", "2 running, 1", "2 running, 2"), strict=True):
         running.append(asyncio.create_task(site.say(name)))
-        await eventually(lambda: len(begun) == there, f"{name} has come")
-        await eventually(lambda: f"{len(running) - there} waiting" in repr(site.host.runs), f"{name} waits if it must")
+        await eventually(lambda state=state: f"{state} waiting" in repr(site.host.runs), f"{name} has come")
     with pytest.raises(openai.RateLimitError) as caught:
         await site.client.with_options(max_retries=0).responses.create(input="e")
     assert caught.value.code == "rate_limit_exceeded"
@@ -83,6 +81,23 @@ async def test_a_thousand_waiting_turns_cost_no_threads(serve_app: Any, eventual
         may_end.release()
     answers = await asyncio.gather(*asked)
     assert all(f'"text":"n{number}"'.encode() in answer for number, answer in enumerate(answers))
+
+
+async def test_going_down_refuses_turns_that_wait(
+    serve_app: Any, tmp_path: Any, stored_statuses: Any, eventually: Any
+) -> None:
+    """Those that have not begun get 503 so that clients try elsewhere; the one that runs ends as failed."""
+    site = await serve_app(gated([], asyncio.Semaphore(0)), max_concurrent_turns=1, shutdown_grace=0.05)
+    once = site.client.with_options(max_retries=0)
+    running, waiting = (asyncio.create_task(once.responses.create(input=name)) for name in ("a", "b"))
+    await eventually(lambda: "1 running, 1 waiting" in repr(site.host.runs), "one runs, one waits")
+    await site.host.drain()
+    with pytest.raises(openai.InternalServerError) as caught:
+        await waiting
+    assert caught.value.status_code == 503
+    assert caught.value.code == "shutting_down"
+    assert (await running).status == "failed"
+    assert list(stored_statuses(tmp_path / "host.db").values()) == ["failed"]
 
 
 # --- The places themselves ---------------------------------------------------------------------------------------
@@ -130,7 +145,7 @@ async def test_a_newcomer_does_not_overtake_those_who_wait() -> None:
     (first, end_first), (second, end_second) = await turns(runs, 2)
     end_first.set()
     await first
-    (newcomer, end_newcomer), = await turns(runs, 1)
+    ((newcomer, end_newcomer),) = await turns(runs, 1)
     assert repr(runs) == "<Runs 1 running, 1 waiting>"
     end_newcomer.set()
     end_second.set()

@@ -2,10 +2,9 @@
 
 import logging
 import re
-from typing import Any
+from typing import Any, Never
 
 import pytest
-from typing_extensions import Never
 
 from agent_host import WorkflowBuilder, WorkflowContext, executor
 
@@ -77,7 +76,9 @@ def test_the_log_of_a_process_is_readable(serve: Any, tmp_path: Any) -> None:
     failed = host.say("fail")
     host.stop()
     lines = host.log.splitlines()
-    assert re.fullmatch(r"\d\d:\d\d:\d\d INFO    serving echo on http://127.0.0.1:\d+, stored in sqlite:///\S+", lines[0])
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d INFO    serving echo on http://127.0.0.1:\d+, stored in sqlite:///\S+", lines[0]
+    )
     assert sum("POST /responses 200" in line for line in lines) == 2
     assert host.log.count("Traceback") == 1
     assert host.log.count("# the line") == 1

@@ -2,12 +2,11 @@
 
 import dataclasses
 import json
-from typing import Any
+from typing import Any, Never
 
 import openai
 import pydantic
 import pytest
-from typing_extensions import Never
 
 from agent_host import Executor, Message, Workflow, WorkflowBuilder, WorkflowContext, executor, handler
 from agent_host.messages import FilePart, ImagePart, TextPart
@@ -35,6 +34,7 @@ def shows(kind: Any) -> Workflow:
     return WorkflowBuilder(start_executor=Show("show"), name="shows").build()
 
 
+TEXT = {"type": "input_text", "text": "see"}
 IMAGE = {"type": "input_image", "image_url": "https://x/y.png", "detail": "low"}
 FILE = {"type": "input_file", "filename": "a.txt", "file_data": "data:text/plain;base64,aGk="}
 CHAT = [
@@ -93,7 +93,7 @@ async def test_the_start_executor_gets_what_it_takes(serve_app: Any, kind: Any, 
 @pytest.mark.parametrize(
     ("kind", "given", "param", "words"),
     [
-        (str, [{"role": "user", "content": [{"type": "input_text", "text": "see"}, IMAGE]}], "input[0].content[1]", "image"),
+        (str, [{"role": "user", "content": [TEXT, IMAGE]}], "input[0].content[1]", "image"),
         (str, [{"role": "user", "content": [FILE]}], "input[0].content[0]", "file"),
         (str, [{"role": "assistant", "content": "x"}], "input[0]", "user"),
         (Message, [{"role": "system", "content": "x"}], "input[0]", "user"),
@@ -102,7 +102,7 @@ async def test_the_start_executor_gets_what_it_takes(serve_app: Any, kind: Any, 
         (Order, '{"item": "tea", "count": "many"}', "input", "count"),
         (Booking, [{"role": "user", "content": '{"city": "Rome"}'}], "input[0]", "nights"),
     ],
-)  # fmt: skip
+)
 async def test_an_input_the_workflow_cannot_take_is_refused(
     serve_app: Any, kind: Any, given: Any, param: str, words: str
 ) -> None:
@@ -135,7 +135,9 @@ def test_a_workflow_that_no_request_can_reach_is_refused_at_start(run_cli: Any, 
 
 def yields(*values: Any) -> Workflow:
     @executor
-    async def show(text: str, ctx: WorkflowContext[Never, str | Message | Order | Booking | dict | list | float]) -> None:
+    async def show(
+        text: str, ctx: WorkflowContext[Never, str | Message | Order | Booking | dict | list | float]
+    ) -> None:
         for value in values:
             await ctx.yield_output(value)
 

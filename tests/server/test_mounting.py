@@ -1,13 +1,12 @@
 """The host inside another application, without a lifespan event of its own."""
 
 import asyncio
-from typing import Any
+from typing import Any, Never
 
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from typing_extensions import Never
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, create_app, handler
 from agent_host.errors import SettingsError

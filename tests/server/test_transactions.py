@@ -3,8 +3,6 @@
 import asyncio
 from typing import Any
 
-from typing_extensions import Never
-
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, handler
 from agent_host.stores.sql_store import SqlStore
 from agent_host.stores.sqlite import SqliteDatabase
@@ -55,7 +53,9 @@ async def test_reading_and_refusing_write_nothing(serve_app: Any, tmp_path: Any)
     await site.client.responses.retrieve(one.id)
     await site.say("x", one.id, store=False)
     assert (await site.http.post("/responses", json={"input": 1})).status_code == 400
-    assert (await site.http.post("/responses", json={"input": "x", "previous_response_id": "resp_1"})).status_code == 400
+    assert (
+        await site.http.post("/responses", json={"input": "x", "previous_response_id": "resp_1"})
+    ).status_code == 400
     assert database.transactions == before
 
 
