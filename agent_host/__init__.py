@@ -6,7 +6,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from agent_host.engine.builder import WorkflowBuilder as WorkflowBuilder
-    from agent_host.engine.codec import register_checkpoint_type as register_checkpoint_type
     from agent_host.engine.context import WorkflowContext as WorkflowContext
     from agent_host.engine.events import CustomEvent as CustomEvent
     from agent_host.engine.events import WorkflowEvent as WorkflowEvent
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from agent_host.engine.handlers import handler as handler
     from agent_host.engine.handlers import response_handler as response_handler
     from agent_host.engine.storage import InMemoryCheckpointStorage as InMemoryCheckpointStorage
+    from agent_host.engine.stored_types import register_checkpoint_type as register_checkpoint_type
     from agent_host.engine.workflow import ResponseStream as ResponseStream
     from agent_host.engine.workflow import Workflow as Workflow
     from agent_host.messages import Message as Message
@@ -57,7 +57,7 @@ __all__ = [
 # engine loads no web server. Those not in `__all__` are for programs that come from agent_framework.
 _HOMES = {
     "WorkflowBuilder": "engine.builder",
-    "register_checkpoint_type": "engine.codec",
+    "register_checkpoint_type": "engine.stored_types",
     "WorkflowContext": "engine.context",
     "CustomEvent": "engine.events",
     "WorkflowEvent": "engine.events",

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_host.engine import annotations, cells
-from agent_host.engine.codec import Codec, Encoded, is_storable_class, storable_classes
+from agent_host.engine.codec import Codec, Encoded
 from agent_host.engine.executor import Executor, declared_fields, has_hooks
+from agent_host.engine.stored_types import is_storable_class, storable_classes
 from agent_host.errors import ExecutorStateError, UnsupportedValueError, WorkflowCheckpointException
 
 _ENGINE_OWN = "_agent_host_"

@@ -90,8 +90,9 @@ def main() -> None:
         floor = stack.enter_context(
             server(
                 [python, "-m", "uvicorn", "floor:app", "--no-access-log", "--port", str(port := free_port())],
-                port, folder,
-            )  # fmt: skip
+                port,
+                folder,
+            )
         )
         flow = f"{HERE / 'flow.py'}:workflow"
         host = stack.enter_context(

@@ -1,7 +1,8 @@
 """What a checkpoint holds, how checkpoints follow each other, and how a session goes back to one."""
 
 import asyncio
-from typing import Any
+import itertools
+from typing import Any, Literal
 
 import pytest
 
@@ -91,8 +92,9 @@ async def test_no_change_makes_no_commit() -> None:
     await workflow.run("a")
     head = await workflow.get_last_checkpoint_id()
     count = len(log.written)
-    for checkpoint in (None, head, None, head):
-        result = await workflow.run(checkpoint_id=checkpoint)
+    durabilities: list[Literal["step", "turn"]] = ["step", "turn"]
+    for checkpoint, durability in itertools.product((None, head, None, head), durabilities):
+        result = await workflow.run(checkpoint_id=checkpoint, durability=durability)
         assert result.checkpoint_id == head
     assert len(log.written) == count
 
@@ -519,17 +521,58 @@ async def test_a_checkpoint_with_a_gap_behind_it_is_an_error() -> None:
             await attempt
 
 
-async def test_a_checkpoint_needs_the_parts_of_the_graph_it_is_about() -> None:
-    """State, messages, requests and joins of an executor that is gone are errors that name it."""
+async def test_a_checkpoint_needs_the_executors_it_holds_state_of() -> None:
+    """State of an executor that is gone is an error that names it."""
     storage = InMemoryCheckpointStorage()
     await counting(storage, "w").run("a")
     only = WorkflowBuilder(start_executor=Counter("another"), name="w", checkpoint_storage=storage).build()
     with pytest.raises(WorkflowCheckpointException, match="'counter', which the workflow no longer has"):
         await only.run("b")
-    await WorkflowBuilder(start_executor=Asking(), name="a", checkpoint_storage=storage).build().run("q")
-    renamed = WorkflowBuilder(start_executor=Counter("asking2"), name="a", checkpoint_storage=storage).build()
-    with pytest.raises(WorkflowCheckpointException, match="'asking', which the workflow no longer has"):
-        await renamed.run("b")
+
+
+class Quiet(Executor):
+    """Keeps nothing; asks, fails or sends, as it is told."""
+
+    @handler
+    async def take(self, text: str, ctx: WorkflowContext[str, str]) -> None:
+        if text == "ask":
+            await ctx.request_info(text, bool)
+        elif text == "fail":
+            raise ValueError(text)
+        await ctx.send_message(text)
+
+    @response_handler
+    async def hear(self, request: str, answer: bool, ctx: WorkflowContext[str, str]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ask", "an open request of the executor 'old'"),
+        ("fail", "a message for the executor 'old'"),
+        ("wait", r"a message of 'old' waiting in the join '\(old,other\)->end'"),
+    ],
+)
+async def test_a_checkpoint_needs_the_executors_that_it_waits_for(text: str, message: str) -> None:
+    """An open request, a queued message or a half-filled join of a part that is gone is an error that names it."""
+    storage = InMemoryCheckpointStorage()
+
+    def program(name: str) -> Any:
+        @executor
+        async def end(texts: list[str], ctx: WorkflowContext[str, str]) -> None: ...
+
+        first, other = Quiet(name), Quiet("other")
+        builder = WorkflowBuilder(start_executor=first, name="w", checkpoint_storage=storage)
+        builder.add_edge(first, other, condition=lambda text: False).add_fan_in_edges([first, other], end)
+        return builder.build()
+
+    if text == "fail":
+        with pytest.raises(ValueError, match="fail"):
+            await program("old").run(text)
+    else:
+        await program("old").run(text)
+    with pytest.raises(WorkflowCheckpointException, match=message):
+        await program("new").run()
 
 
 async def test_a_long_chain_is_read_from_a_complete_commit() -> None:

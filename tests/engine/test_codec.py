@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from agent_host import Message, register_checkpoint_type
-from agent_host.engine import codec as codec_module
+from agent_host.engine import stored_types
 from agent_host.engine.checkpoint import BLOB, INLINE, blob_hash
 from agent_host.engine.codec import Codec
 from agent_host.engine.shared_values import SharedValues
@@ -256,6 +256,21 @@ def test_a_short_piece_of_a_long_list_is_stored_like_any_short_list() -> None:
         assert codec.encode(piece).reference == fresh().encode(piece).reference
 
 
+def test_what_stands_before_a_sealed_stretch_does_not_change_how_it_is_stored() -> None:
+    """Items put in front, or taken away, give the reference that a fresh encoding gives."""
+    codec, items = fresh(), [f"{n:05}" * 120 for n in range(64 * 64 + 200)]
+    known = codec.encode(items).blobs.keys()
+    for changed in (
+        ["new" * 200, *items],
+        ["small", *items],
+        items[1:],
+        items[64:],
+        [*items[:64], "x" * 600, *items[64:]],
+    ):
+        encoded = codec.encode(changed, known=known)
+        assert encoded.reference == fresh().encode(changed).reference
+
+
 def test_an_append_writes_the_end_only() -> None:
     """Whatever the length, one more item costs a chunk and the open part of the index."""
     codec, known = fresh(), set[bytes]()
@@ -430,7 +445,7 @@ def test_two_classes_with_one_stored_name_are_refused() -> None:
         codec = Codec([first, second], SharedValues())
         assert type(again_with(codec, second(1))) is second
     finally:
-        del codec_module._registered[second]
+        del stored_types._registered[second]
 
 
 def test_a_changed_class_reads_what_an_older_one_stored() -> None:
@@ -440,7 +455,7 @@ def test_a_changed_class_reads_what_an_older_one_stored() -> None:
         cls = dataclasses.make_dataclass("Record", fields)
         cls.__qualname__ = "Record"
         codec = Codec((), SharedValues())
-        codec._allow(codec_module._stored_type(cls, "Record", number, migrate))
+        codec._allow(stored_types._stored_type(cls, "Record", number, migrate))
         codec.made = cls  # type: ignore[attr-defined]
         return codec
 

@@ -3,6 +3,8 @@
 from typing import Any
 
 from agent_host import Executor, Message, WorkflowBuilder, WorkflowContext, executor, handler, state
+from agent_host.engine.codec import Codec
+from agent_host.engine.shared_values import SharedValues
 from agent_host.engine.storage import CheckpointStorage
 from tests.engine.graphs import CountingLog
 
@@ -113,3 +115,65 @@ async def test_equal_contents_are_stored_once() -> None:
         await workflow.run("x", session_id=f"s{n}", durability="turn")
     assert sum(map(len, log._blobs.values())) == stored
     assert stored < 1.2 * sum(map(len, texts))
+
+
+async def test_a_long_list_that_the_program_began_is_stored_whole_when_it_grows() -> None:
+    """What the program set stands in no store; once a handler has added to it, all of it does."""
+
+    class Growing(Executor):
+        def __init__(self) -> None:
+            super().__init__("growing")
+            self.words = [f"{n:04} " * 50 for n in range(300)]
+
+        @handler
+        async def grow(self, word: str) -> None:
+            if word:
+                self.words.append(word)
+
+    log = CountingLog()
+    growing = Growing()
+    words = list(growing.words)
+    storage = CheckpointStorage(log)
+    workflow = WorkflowBuilder(start_executor=growing, name="grow", checkpoint_storage=storage).build()
+    await workflow.run("")
+    assert sum(map(len, log._blobs.values())) == 0
+    result = await workflow.run("new")
+    assert result.checkpoint_id is not None
+    alone = await CheckpointStorage(log, Codec((), SharedValues())).load(result.checkpoint_id)
+    assert alone.executor_states == {"growing": {"words": [*words, "new"]}}
+
+
+async def test_a_store_has_every_blob_that_its_checkpoints_need() -> None:
+    """Each checkpoint can be read from the store alone, by a process that has seen nothing before."""
+    words = [f"{n:04} " * 50 for n in range(300)]
+
+    class Editor(Executor):
+        def __init__(self) -> None:
+            super().__init__("editor")
+            self.words = list(words)
+            self.kept: dict[str, list[str]] = {}
+
+        @handler
+        async def edit(self, turn: int, ctx: WorkflowContext[list[str], int]) -> None:
+            if turn:
+                del self.words[-20 * turn :]
+                self.words.append(f"turn {turn}")
+            self.kept[f"{turn}"] = self.words[turn:]
+            ctx.set_state("words", [*ctx.get_state("words", words[:100]), *self.words[:turn]])
+            await ctx.send_message(self.words)
+
+    @executor
+    async def end(value: list[str]) -> None: ...
+
+    log = CountingLog()
+    editor = Editor()
+    builder = WorkflowBuilder(start_executor=editor, name="edit", checkpoint_storage=CheckpointStorage(log))
+    workflow = builder.add_edge(editor, end).build()
+    for turn, session in enumerate("aababbabaaab"):
+        await workflow.run(turn, session_id=session, durability="turn" if turn % 3 else "step")
+    read = 0
+    for commit in log.written:
+        alone = CheckpointStorage(log, Codec((), SharedValues()))
+        checkpoint = await alone.load(commit.id)
+        read += len(f"{checkpoint.executor_states}{checkpoint.state}{checkpoint.messages}")
+    assert read > 1_000_000

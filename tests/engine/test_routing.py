@@ -217,6 +217,26 @@ async def test_receivers_of_one_message_share_nothing(storage: Any) -> None:
         assert result.get_outputs() == ["reader ['a']", "join [['a'], ['second']]"]
 
 
+async def test_a_join_gets_what_was_sent_whatever_the_only_receiver_does_to_it() -> None:
+    """A message to one executor and into a join is copied, though only one receiver gets it now."""
+
+    @executor
+    async def start(text: str, ctx: WorkflowContext[list[str]]) -> None:
+        await ctx.send_message([text])
+
+    @executor
+    async def spoiler(texts: list[str], ctx: WorkflowContext[list[str]]) -> None:
+        texts.append("spoiled")
+        await ctx.send_message(["second"])
+
+    @executor
+    async def join(texts: list[list[str]], ctx: WorkflowContext[str, str]) -> None:
+        await ctx.yield_output(f"join {texts}")
+
+    builder = WorkflowBuilder(start_executor=start).add_edge(start, spoiler).add_fan_in_edges([start, spoiler], join)
+    assert await outputs(builder) == ["join [['go'], ['second']]"]
+
+
 async def test_what_cannot_be_copied_is_shared_with_a_warning() -> None:
     """Without a storage any object can be sent; several receivers of one that cannot be copied are told of it."""
     start = source(lock := asyncio.Lock())

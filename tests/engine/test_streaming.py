@@ -240,6 +240,18 @@ class _Reported(logging.Handler):
         self.happened.set()
 
 
+class _Looking(Watchdog):
+    """Lets a test wait until it has looked at a loop some more times."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=0.02, interval=0.002)
+        self.looks = threading.Semaphore(0)
+
+    def _look_at(self, entry: Any) -> None:
+        super()._look_at(entry)
+        self.looks.release()
+
+
 async def test_a_handler_that_blocks_the_loop_is_reported() -> None:
     """The log names the executor and shows the line at which it stands, once."""
     reported = _Reported()
@@ -249,9 +261,14 @@ async def test_a_handler_that_blocks_the_loop_is_reported() -> None:
     @executor(id="stubborn")
     async def block(text: str, ctx: WorkflowContext) -> None:
         assert reported.happened.wait(10)  # blocks the loop
+        while dog.looks.acquire(blocking=False):
+            pass
+        for _ in range(3):
+            assert dog.looks.acquire(timeout=10)
 
+    dog = _Looking()
     try:
-        with Watchdog(limit=0.02, interval=0.005).watching():
+        with dog.watching():
             await WorkflowBuilder(start_executor=block).build().run("x")
     finally:
         logger.removeHandler(reported)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from typing import Any, Never
 
 import openai
@@ -114,42 +115,56 @@ async def turns(runs: Runs, count: int) -> list[tuple["asyncio.Task[None]", asyn
     return made
 
 
+async def hold_and_then(runs: Runs, until: asyncio.Event, then: Callable[[], object]) -> None:
+    """Give a place back and do something in the same moment, before whoever was given it has woken up."""
+    async with runs.place():
+        await until.wait()
+    then()
+
+
 async def test_a_waiter_that_leaves_in_the_moment_of_its_turn_passes_it_on() -> None:
     """The place goes to the next in line; none is lost, and in the end all are free."""
-    runs = Runs(1, 10)
-    (first, end_first), (second, _), (third, end_third) = await turns(runs, 3)
-    end_first.set()
-    await first
-    second.cancel()  # its place was given to it, but it has not woken up yet
+    runs, until = Runs(1, 10), asyncio.Event()
+    first = asyncio.create_task(hold_and_then(runs, until, lambda: second.cancel()))
+    (second, _), (third, end_third) = await turns(runs, 2)
+    until.set()
     end_third.set()
-    await asyncio.gather(second, third, return_exceptions=True)
+    await asyncio.wait_for(asyncio.gather(first, second, third, return_exceptions=True), 5)
     assert second.cancelled()
+    assert not third.cancelled()
     assert repr(runs) == "<Runs 0 running, 0 waiting>"
     assert await asyncio.wait_for(runs.drain(10), 1) == 0
 
 
 async def test_the_last_waiter_that_leaves_in_the_moment_of_its_turn_frees_the_host() -> None:
     """Nobody is left, so the host can go down at once."""
-    runs = Runs(1, 10)
-    (first, end_first), (second, _) = await turns(runs, 2)
-    end_first.set()
-    await first
-    second.cancel()
-    await asyncio.gather(second, return_exceptions=True)
+    runs, until = Runs(1, 10), asyncio.Event()
+    first = asyncio.create_task(hold_and_then(runs, until, lambda: second.cancel()))
+    ((second, _),) = await turns(runs, 1)
+    until.set()
+    await asyncio.gather(first, second, return_exceptions=True)
+    assert second.cancelled()
     assert await asyncio.wait_for(runs.drain(10), 1) == 0
 
 
 async def test_a_newcomer_does_not_overtake_those_who_wait() -> None:
     """A place that was given away is taken, even if its turn has not woken up yet."""
-    runs = Runs(1, 10)
-    (first, end_first), (second, end_second) = await turns(runs, 2)
-    end_first.set()
-    await first
-    ((newcomer, end_newcomer),) = await turns(runs, 1)
-    assert repr(runs) == "<Runs 1 running, 1 waiting>"
-    end_newcomer.set()
-    end_second.set()
-    await asyncio.gather(second, newcomer)
+    runs, until, order = Runs(1, 10), asyncio.Event(), list[str]()
+
+    async def once(name: str) -> None:
+        async with runs.place():
+            order.append(name)
+
+    async def twice() -> None:
+        async with runs.place():
+            await until.wait()
+        await once("again")
+
+    first, second = asyncio.create_task(twice()), asyncio.create_task(once("second"))
+    await asyncio.sleep(0)
+    until.set()
+    await asyncio.gather(first, second)
+    assert order == ["second", "again"]
 
 
 async def test_going_down_sends_waiters_away_and_cuts_off_the_rest() -> None:

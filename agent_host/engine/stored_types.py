@@ -1,0 +1,222 @@
+"""The classes that may stand in a checkpoint, and how their objects are taken apart and put together.
+
+Rule 1: a stored class is a tag, looked up in a table that is made from the graph's own annotations. Nothing is
+        imported, called or instantiated by a name that stands in a store.
+Rule 2: one tag means one class; two classes that would share one are refused when the workflow is built.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from agent_host.engine import annotations
+from agent_host.engine.scalars import ATOMS
+from agent_host.engine.shared_values import PROCESS_WIDE, Run, SharedValues
+from agent_host.errors import CheckpointDecodeError, WorkflowValidationError
+from agent_host.messages import FilePart, ImagePart, Message, TextPart
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredType:
+    """A class that may stand in a checkpoint, under its tag. There is one object for each class and tag.
+
+    `frozen`: its values cannot change and are stored whole, so equal ones may be one object.
+    """
+
+    cls: type
+    tag: str
+    version: int
+    fields: Mapping[str, Any]
+    transient: frozenset[str]
+    frozen: bool
+    migrate: Callable[[dict[str, Any], int], dict[str, Any]] | None = None
+
+
+_registered: dict[type, StoredType] = {}
+
+
+def register_checkpoint_type(
+    cls: type,
+    name: str | None = None,
+    version: int = 1,
+    migrate: Callable[[dict[str, Any], int], dict[str, Any]] | None = None,
+) -> type:
+    """Allow a class in checkpoints that no annotation of the graph mentions, or give it another stored name.
+
+    `migrate(fields, version)` receives the fields as an older version stored them and returns today's fields.
+    """
+    _registered[cls] = _stored_type(cls, name or cls.__qualname__, version, migrate)
+    return cls
+
+
+@lru_cache(maxsize=4096)
+def _stored_type(
+    cls: type, tag: str, version: int = 1, migrate: Callable[[dict[str, Any], int], dict[str, Any]] | None = None
+) -> StoredType:
+    fields = annotations.field_types(cls)
+    transient = frozenset(
+        f.name
+        for f in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
+        if f.metadata.get("transient")
+    )
+    parameters = getattr(cls, "__dataclass_params__", None)
+    frozen = issubclass(cls, enum.Enum) or (parameters is not None and parameters.frozen and not transient)
+    return StoredType(cls, tag, version, fields, transient, frozen, migrate)
+
+
+def is_storable_class(cls: type) -> bool:
+    """Whether values of this class can be taken apart and put together again without running its code."""
+    return (
+        dataclasses.is_dataclass(cls)
+        or annotations.is_pydantic(cls)
+        or annotations.is_named_tuple(cls)
+        or issubclass(cls, enum.Enum)
+    )
+
+
+def storable_classes(hints: Iterable[Any]) -> list[type]:
+    """The classes to allow for these annotations: those they name, and those their fields name, and so on."""
+    found: dict[type, None] = {}
+    waiting = [cls for hint in hints for cls in annotations.classes_in(hint)]
+    while waiting:
+        cls = waiting.pop()
+        if cls in found or not (is_storable_class(cls) or annotations.is_typed_dict(cls)):
+            continue
+        found[cls] = None
+        for hint in annotations.field_types(cls).values():
+            waiting.extend(annotations.classes_in(hint))
+    return [cls for cls in found if not annotations.is_typed_dict(cls)]
+
+
+class AllowList:
+    """The classes of one workflow, by class and by tag; `shared` is the cache that their values are kept in."""
+
+    def __init__(self, hints: Iterable[Any] = (), shared: SharedValues = PROCESS_WIDE) -> None:
+        self.shared = shared
+        self.types: set[StoredType] = set()
+        self._by_tag: dict[str, StoredType] = {}
+        self._by_class: dict[type, StoredType] = {}
+        for cls in (Message, TextPart, ImagePart, FilePart):
+            self._allow(_stored_type(cls, cls.__qualname__))
+        for stored in _registered.values():
+            self._allow(stored)
+        self.allow(hints)
+
+    def allow(self, hints: Iterable[Any]) -> None:
+        """Add the classes that these annotations name, with their fields."""
+        for cls in storable_classes(hints):
+            if cls not in self._by_class:
+                self._allow(_registered.get(cls) or _stored_type(cls, cls.__qualname__))
+
+    def _allow(self, stored: StoredType) -> None:
+        other = self._by_tag.get(stored.tag)
+        if other is not None and other.cls is not stored.cls:
+            raise WorkflowValidationError(
+                f"Two classes would be stored under the name {stored.tag!r}: {where(other.cls)} and "
+                f"{where(stored.cls)}. Give one of them another: register_checkpoint_type(cls, name=...)."
+            )
+        self._by_tag[stored.tag] = stored
+        self._by_class[stored.cls] = stored
+        self.types.add(stored)
+
+    def stored_type(self, cls: type) -> StoredType | None:
+        """How values of a class are stored; None if the class is not allowed."""
+        return self._by_class.get(cls)
+
+    def class_named(self, tag: str) -> type | None:
+        """The allowed class that is stored under a tag."""
+        stored = self._by_tag.get(tag)
+        return stored.cls if stored is not None else None
+
+    def is_immutable(self, value: Any) -> bool:
+        """Whether a value, and all it holds, can never change."""
+        return self._is_immutable(value, set())
+
+    def run_of(self, blob: bytes, level: int, items: tuple[Any, ...], size: int) -> Run | None:
+        """Items as a run to share, if none of them can ever change."""
+        types: set[StoredType] = set()
+        if not all(self._is_immutable(item, types) for item in items):
+            return None
+        return Run(blob, level, items, size, frozenset(types))
+
+    def _is_immutable(self, value: Any, types: set[StoredType]) -> bool:
+        kind = type(value)
+        if kind in ATOMS:
+            return True
+        if kind is tuple or kind is frozenset:
+            return all(self._is_immutable(item, types) for item in value)
+        stored = self._by_class.get(kind)
+        if stored is None or not stored.frozen:
+            return False
+        types.add(stored)
+        if issubclass(kind, enum.Enum):
+            return True
+        if len(getattr(value, "__dict__", ())) > len(stored.fields):
+            return False  # it carries something that is not stored, which must not reach others
+        return all(self._is_immutable(getattr(value, name, None), types) for name in stored.fields)
+
+    def build(self, tag: str, version: int, fields: Any) -> Any:
+        """Put an object of an allowed class together again, without running its code."""
+        stored = self._by_tag.get(tag)
+        if stored is None:
+            raise CheckpointDecodeError(
+                f"The checkpoint holds a value of type {tag!r}, which this workflow does not declare. Annotate it in a "
+                "handler or a state field, or call register_checkpoint_type(cls, name=...)."
+            )
+        if issubclass(stored.cls, enum.Enum):
+            return stored.cls(fields)
+        if version != stored.version:
+            if stored.migrate is None:
+                raise CheckpointDecodeError(
+                    f"A stored {tag!r} is of version {version}; this program reads {stored.version}. "
+                    "Give register_checkpoint_type a `migrate` function."
+                )
+            fields = stored.migrate(fields, version)
+        if annotations.is_pydantic(stored.cls):
+            return stored.cls.model_validate(fields, by_alias=False, by_name=True)  # type: ignore[attr-defined]
+        return _assemble(stored, fields)
+
+
+def where(cls: type) -> str:
+    """A class as an error message names it."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _assemble(stored: StoredType, fields: dict[str, Any]) -> Any:
+    unknown = fields.keys() - stored.fields.keys()
+    if unknown:
+        raise CheckpointDecodeError(
+            f"A stored {stored.tag!r} has the field {min(unknown)!r}, which the class no longer has. "
+            "Give register_checkpoint_type a `migrate` function that removes it."
+        )
+    for name, value in fields.items():
+        if not annotations.matcher(stored.fields[name])(value) and not _is_loose(stored.fields[name]):
+            raise CheckpointDecodeError(
+                f"A stored {stored.tag!r} has a {type(value).__name__} in the field {name!r}, "
+                f"declared as {annotations.name(stored.fields[name])}."
+            )
+    if annotations.is_named_tuple(stored.cls):
+        return stored.cls(**fields)
+    made: Any = object.__new__(stored.cls)
+    for spec in dataclasses.fields(stored.cls):
+        object.__setattr__(made, spec.name, fields[spec.name] if spec.name in fields else _default(stored, spec))
+    return made
+
+
+def _is_loose(hint: Any) -> bool:
+    # Python lets an int stand where a float is declared, and leaves type variables and callables unchecked.
+    return any(member is float or annotations.is_unresolved(member) for member in annotations.members(hint))
+
+
+def _default(stored: StoredType, spec: "dataclasses.Field[Any]") -> Any:
+    if spec.default is not dataclasses.MISSING:
+        return spec.default
+    if spec.default_factory is not dataclasses.MISSING:
+        return spec.default_factory()
+    raise CheckpointDecodeError(
+        f"A stored {stored.tag!r} lacks the field {spec.name!r}, which has no default. "
+        "Give it a default, or give register_checkpoint_type a `migrate` function."
+    )
