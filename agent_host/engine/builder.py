@@ -8,6 +8,7 @@ from agent_host.engine.codec import Codec
 from agent_host.engine.definition import OutputDesignation
 from agent_host.engine.executor import Executor
 from agent_host.engine.graph import (
+    Branch,
     Case,
     Condition,
     Default,
@@ -92,7 +93,7 @@ class WorkflowBuilder:
         self._groups.append(FanOut(self._add(source), self._several(targets, "A selection"), selection_func))
         return self
 
-    def add_switch_case_edge_group(self, source: Node, cases: Sequence[Case | Default]) -> "WorkflowBuilder":
+    def add_switch_case_edge_group(self, source: Node, cases: Sequence[Branch]) -> "WorkflowBuilder":
         """Send every message to the first case whose condition holds, else to the default."""
         branches = tuple((case.condition, self._add(case.target)) for case in cases if isinstance(case, Case))
         defaults = [case for case in cases if isinstance(case, Default)]

@@ -31,10 +31,15 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class Yielded(msgspec.Struct):
-    """An output of a handler. `streamed`: its text has left piece by piece."""
+    """An output of a handler; `pieces` are what a streamed text was shown in."""
 
     value: Any
-    streamed: bool = False
+    pieces: list[str] | None = None
+
+    @property
+    def whole(self) -> Any:
+        """The output as it settles."""
+        return self.value if self.pieces is None else "".join(self.pieces)
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -249,10 +254,12 @@ class WorkflowContext(Generic[OutT, W_OutT]):
 
     def _stream(self, text: str) -> None:
         yielded = self._effect.yielded
-        if not (yielded and yielded[-1].streamed):
-            yielded.append(Yielded("", streamed=True))
+        pieces = yielded[-1].pieces if yielded else None
+        if pieces is None:
+            pieces = []
+            yielded.append(Yielded(None, pieces))
         if text:
-            yielded[-1].value += text
+            pieces.append(text)
             self._around.emit_delta(self._executor_id, self._invocation, len(yielded) - 1, text)
 
     def _check_answers(self, response_type: Any) -> None:
@@ -269,7 +276,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
     def _check(self, value: Any, verb: str) -> None:
         if self._around.strict and not self._around.codec.allows(type(value)):
             raise UnsupportedValueError(
-                f"Executor {self._executor_id!r} calls {verb} with a {type(value).__qualname__}, which could not be "
-                "restored from a checkpoint. Use a dataclass or pydantic model that a handler's annotation names, or "
-                "call register_checkpoint_type(cls)."
+                f"Executor {self._executor_id!r} calls {verb} with a {type(value).__qualname__}, which no "
+                "annotation of the workflow names, so it could not be stored and restored. Make it a dataclass or a "
+                "model named in an annotation, as in WorkflowContext[..., MyType], or call register_checkpoint_type(cls)."
             )

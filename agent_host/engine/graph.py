@@ -19,8 +19,14 @@ Condition = Callable[[Any], "bool | Awaitable[bool]"]
 Selection = Callable[[Any, list[str]], "list[str] | Awaitable[list[str]]"]
 
 
+class Branch:
+    """One way out of a switch: a `Case` or the `Default`."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class Case:
+class Case(Branch):
     """One branch of a switch: taken if `condition(message)` holds and no earlier case did."""
 
     condition: Condition
@@ -28,7 +34,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Default:
+class Default(Branch):
     """The branch of a switch that is taken when no case holds."""
 
     target: Any

@@ -465,7 +465,7 @@ class Run:
             designation = self.lane.definition.outputs.kind(executor)
             if designation is not None:
                 self._hold(
-                    designation, data=output.value, executor_id=executor, streamed=output.streamed,
+                    designation, data=output.whole, executor_id=executor, streamed=output.pieces is not None,
                     output=OutputKey(self.iteration, index, number),
                 )  # fmt: skip
         for executor, event in merged.events:

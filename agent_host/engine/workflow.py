@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, overload
@@ -137,7 +137,7 @@ class Workflow:
         session_id: str = ..., checkpoint_id: str | None = None, checkpoint_storage: CheckpointStorage | None = None,
         max_iterations: int | None = None, durability: Durability = "step", include_status_events: bool = False,
         turn: Any = None,
-    ) -> Awaitable[WorkflowRunResult]: ...  # fmt: skip
+    ) -> Coroutine[Any, Any, WorkflowRunResult]: ...  # fmt: skip
     @overload
     def run(
         self, message: Any = ..., *, stream: Literal[True], responses: Mapping[str, Any] | None = None,
@@ -158,7 +158,7 @@ class Workflow:
         durability: Durability = "step",
         include_status_events: bool = False,
         turn: Any = None,
-    ) -> "Awaitable[WorkflowRunResult] | ResponseStream":
+    ) -> "Coroutine[Any, Any, WorkflowRunResult] | ResponseStream":
         """Run the workflow in a session until nothing is queued.
 
         `message` is a new input, `responses` answers open requests by id; with neither, queued work goes on.

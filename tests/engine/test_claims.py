@@ -49,6 +49,9 @@ async def test_a_second_run_of_a_session_is_refused_before_anything_changes() ->
     waiting = Waiting(storage)
     first, second = (asyncio.ensure_future(waiting.workflow.run(text)) for text in ("first", "second"))
     await waiting.entered.wait()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert second.done()
     with pytest.raises(WorkflowBusyError, match="'default'"):
         await second
     assert len(await storage.list_checkpoint_ids(workflow_name="waiting")) == 2  # the root and the first input
@@ -119,7 +122,7 @@ async def test_a_late_finalizer_leaves_a_newer_run_alone() -> None:
     gc.collect()
     await asyncio.sleep(0)
     with pytest.raises(WorkflowBusyError):
-        await waiting.workflow.run("third")
+        await waiting.workflow.run("quick")
     waiting.go_on.set()
     assert (await newer).get_outputs() == ["newer"]
 

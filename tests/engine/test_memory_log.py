@@ -13,7 +13,7 @@ class TestMemoryLog(CommitLogContract):
         return MemoryLog()
 
     async def test_a_cancelled_commit_is_whole_or_nothing(self, log: CommitLog) -> None:
-        """R28: a commit in memory never waits, so that it has ended before it could be cancelled."""
+        """A commit in memory never waits, so that it has ended before it could be cancelled."""
         await log.commit([ROOT], None)
         commit = child(ROOT, "one", BODY, session="one")
         committing = log.commit([commit], None)

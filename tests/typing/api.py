@@ -166,7 +166,7 @@ async def use() -> None:
 
     both = await asyncio.gather(workflow.run("a", session_id="a"), workflow.run("b", session_id="b"))
     assert_type(both, tuple[WorkflowRunResult, WorkflowRunResult])
-    task = asyncio.ensure_future(workflow.run("c"))
+    task = asyncio.create_task(workflow.run("c"))
     assert_type(await task, WorkflowRunResult)
 
 
