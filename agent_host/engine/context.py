@@ -278,5 +278,6 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             raise UnsupportedValueError(
                 f"Executor {self._executor_id!r} calls {verb} with a {type(value).__qualname__}, which no "
                 "annotation of the workflow names, so it could not be stored and restored. Make it a dataclass or a "
-                "model named in an annotation, as in WorkflowContext[..., MyType], or call register_checkpoint_type(cls)."
+                "model named in an annotation, as in WorkflowContext[..., MyType], or call "
+                "register_checkpoint_type(cls)."
             )
