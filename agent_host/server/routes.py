@@ -15,7 +15,8 @@ from agent_host.foundry.identity import LOCAL_USER, identify
 from agent_host.server.host import Host
 from agent_host.server.stored import response_of
 from agent_host.server.streams import Disconnect, JsonAnswer, StreamAnswer, send_json
-from agent_host.server.turns import Answer, take_turn
+from agent_host.server.turn import Answer
+from agent_host.server.turns import take_turn
 from agent_host.wire import problems
 from agent_host.wire.problems import Problem, problem_body
 from agent_host.wire.request import CreateRequest

@@ -1,23 +1,21 @@
 """A response as it is stored: what it is made of, not its thirty-odd keys, and back."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from agent_host.server.bridge import usage_of
+from agent_host.server.turn import Outcome, Turn
 from agent_host.stores.records import ResponseRecord
 from agent_host.wire.request import stored_items
 from agent_host.wire.response import ResponseFacts, snapshot
-
-if TYPE_CHECKING:
-    from agent_host.server.turns import Outcome, Turn
 
 _json = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
 
 
-def record_of(turn: "Turn", outcome: "Outcome", *, new_id: Callable[[str], str]) -> ResponseRecord:
+def record_of(turn: Turn, outcome: Outcome, *, new_id: Callable[[str], str]) -> ResponseRecord:
     """The stored form of a finished turn."""
     facts = turn.facts
     parts = {

@@ -7,13 +7,13 @@ commit the turn started from: the conversation stands where it stood.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from agent_host import telemetry
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.lane import Lane, View
+from agent_host.engine.lane import Lane
 from agent_host.engine.ports import Boundary
 from agent_host.engine.runner import Run, RunOptions
 from agent_host.errors import StoreError, WorkflowRunnerException
@@ -23,47 +23,16 @@ from agent_host.server.bridge import Narrator, turn_of, usage_of
 from agent_host.server.failures import failure, stopped, unstored
 from agent_host.server.host import Host
 from agent_host.server.stored import record_of
+from agent_host.server.turn import Answer, Outcome, Turn
 from agent_host.wire import problems
 from agent_host.wire.events import Event
 from agent_host.wire.request import CreateRequest, parse_request
-from agent_host.wire.response import ResponseFacts, Status
+from agent_host.wire.response import ResponseFacts
 from agent_host.wire.transcript import Transcript
 
 log = logging.getLogger("agent_host")
 
 _UNFINISHED = ("queued", "in_progress")
-
-
-class Answer(Protocol):
-    """Where a turn says what happens. `tell` returns at once; before it is called, nothing was sent."""
-
-    @property
-    def is_stream(self) -> bool: ...
-
-    def tell(self, events: Sequence[Event]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One request's work: what was asked, by whom, where it starts, and the transcript of its response."""
-
-    request: CreateRequest
-    who: Identity
-    facts: ResponseFacts
-    transcript: Transcript
-    start: View
-    usage: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a turn ended: the state to continue from, and what leads there from where it started."""
-
-    status: Status
-    view: View
-    commits: tuple[Commit, ...] = ()
-    error: dict[str, Any] | None = None
-    completed_at: int | None = None
 
 
 async def take_turn(

@@ -137,7 +137,7 @@ class SqliteDatabase:
             self._tidy(connection)
         elif len(batch) == 1:
             self._run_alone(connection, batch[0])
-        elif not (self._run_together(connection, batch) or self._run_apart(connection, batch)):
+        elif not any(self._run_batch(connection, batch, apart=apart) for apart in (False, True)):
             # The transaction was lost as a whole (a full disk, say). Alone, each command learns its own fate.
             for command in batch:
                 self._run_alone(connection, command)
@@ -146,30 +146,25 @@ class SqliteDatabase:
             self._log_is_empty = False
             self._shorten_log(connection)
 
-    def _run_together(self, connection: sqlite3.Connection, batch: list[Command]) -> bool:
-        """Run a batch in one transaction. False, and nothing has happened, if one command fails: that is rare."""
+    def _run_batch(self, connection: sqlite3.Connection, batch: list[Command], *, apart: bool) -> bool:
+        """Run a batch in one transaction. False, and nothing has happened, if the transaction is lost.
+
+        `apart`: each command succeeds or fails for itself, at the price of a savepoint. Else one that fails, which is
+        rare, loses them all.
+        """
         try:
             connection.execute("BEGIN IMMEDIATE")
             for command in batch:
-                if not self._run(connection, command):
+                if apart:
+                    connection.execute("SAVEPOINT command")
+                done = self._run(connection, command)
+                if not (done or apart):
                     _roll_back(connection)
                     return False
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            _roll_back(connection)
-            return False
-        self.transactions += 1
-        return True
-
-    def _run_apart(self, connection: sqlite3.Connection, batch: list[Command]) -> bool:
-        """Run a batch in one transaction in which each command succeeds or fails for itself."""
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            for command in batch:
-                connection.execute("SAVEPOINT command")
-                if not self._run(connection, command):
+                if not done:
                     connection.execute("ROLLBACK TO command")
-                connection.execute("RELEASE command")
+                if apart:
+                    connection.execute("RELEASE command")
             connection.execute("COMMIT")
         except sqlite3.Error:
             _roll_back(connection)
