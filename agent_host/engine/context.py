@@ -95,7 +95,7 @@ class Surroundings(msgspec.Struct):
     open_requests: Mapping[str, Any]
     new_request_id: Callable[[], str]
     emit_delta: Callable[[str, int, int, str], None]
-    check_output: Callable[[Any], None] | None = None
+    show_output: Callable[[Any], Any] | None = None
 
 
 class _Missing:
@@ -150,9 +150,8 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             self._stream(output.text)
             return DONE
         self._check(output, "yield_output")
-        if self._around.check_output is not None:
-            self._around.check_output(output)
-        self._effect.yielded.append(Yielded(output))
+        show = self._around.show_output
+        self._effect.yielded.append(Yielded(output if show is None else show(output)))
         return DONE
 
     def request_info(self, request_data: object, response_type: Any, *, request_id: str | None = None) -> _Done:

@@ -89,12 +89,14 @@ async def read_view(read_chain: ReadChain, commit_id: str) -> tuple[Commit, View
 async def gather(references: Collection[bytes], codec: Codec, read_blobs: ReadBlobs) -> dict[bytes, Any]:
     """Everything that decoding these cells needs, from the process's cache or read in as few batches as possible."""
     shared, found = codec.shared, {}
+    whole = {reference[1:] for reference in references if reference[:1] == BLOB}
     wanted = {blob for reference in references for blob in cell_references(reference)}
     while wanted:
         missing = set()
         below: set[bytes] = set()
         for blob in wanted:
-            at_hand = shared.run(blob, codec.types) or shared.body(blob)
+            # The body of a cell is needed as bytes, even if a chunk of some list has the same bytes and is decoded.
+            at_hand = (None if blob in whole else shared.run(blob, codec.types)) or shared.body(blob)
             if at_hand is None:
                 missing.add(blob)
             else:
@@ -262,9 +264,13 @@ class Lane:
         self, source: str, target: str | None, kind: MessageKind, value: Any,
         request_id: str | None = None, response_name: str | None = None,
     ) -> Queued:  # fmt: skip
-        """Make a message of a value: encoded where every boundary is stored, else by reference."""
+        """Make a message of a value.
+
+        It passes by reference where nothing is ever stored, and, between the commits of a turn, if it cannot change:
+        a receiver never sees, nor makes, a change in what the sender keeps.
+        """
         payload: Payload
-        if not self.by_reference:
+        if self.stored and not (self.by_reference and self.codec.is_immutable(value)):
             try:
                 encoded = self.codec.encode([source, target, kind, request_id, response_name, value])
             except UnsupportedValueError as error:

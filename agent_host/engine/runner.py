@@ -54,7 +54,8 @@ def new_commit_id() -> str:
 class RunOptions:
     """How a run behaves.
 
-    `check_output` may refuse an output by raising; `hears` names the events the sink wants, None all of them. `clock`
+    `show_output` turns an output into what is
+    told of it, or refuses it by raising; `hears` names the events the sink wants, None all of them. `clock`
     gives seconds since the epoch; ids and time can be set for tests.
     """
 
@@ -62,7 +63,7 @@ class RunOptions:
     max_iterations: int | None = None
     streaming: bool = False
     turn: Any = None
-    check_output: Callable[[Any], None] | None = None
+    show_output: Callable[[Any], Any] | None = None
     hears: frozenset[WorkflowEventType] | None = None
     clock: Callable[[], float] = time.time
     new_commit_id: Callable[[], str] = new_commit_id
@@ -279,6 +280,9 @@ class Run:
                 await handler.function(*arguments)
             else:
                 await _in_thread(handler.function, arguments)
+        except SystemExit as error:
+            # Libraries for command lines end the process when they dislike their input; a handler may not.
+            raise WorkflowRunnerException(f"The handler {handler.name!r} called sys.exit({error.code!r}).") from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -322,7 +326,7 @@ class Run:
             encode_state=lane.encode_state, decode_state=lane.decode_state, read_state=lane.read_state,
             strict=self.publisher is not None, streaming=self.options.streaming, turn=self.options.turn,
             open_requests=lane.waiting.requests,
-            new_request_id=self.options.new_request_id, emit_delta=emit_delta, check_output=self.options.check_output,
+            new_request_id=self.options.new_request_id, emit_delta=emit_delta, show_output=self.options.show_output,
         )  # fmt: skip
 
     # --- Boundaries ---

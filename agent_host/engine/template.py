@@ -7,9 +7,11 @@ Rule 3: what cannot be encoded is shared by all lanes as it is, and must be a fo
 Rule 4: an executor with hooks stores what its hook returns and nothing else.
 """
 
+import array
 import functools
 import types
 import typing
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,8 @@ from agent_host.errors import ExecutorStateError, UnsupportedValueError, Workflo
 _ENGINE_OWN = "_agent_host_"
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
 _CONTAINERS = (list, tuple, set, frozenset)
+_CHANGING = (list, dict, set, bytearray, deque, OrderedDict, Counter, defaultdict)
+_HOLDERS = (types.SimpleNamespace, UserDict, UserList, ChainMap, array.array)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,8 @@ class Template:
         shared = {name for name, declaration in declared.items() if not declaration.per_lane}
         rebound: dict[str, Callable[..., Any]] = {}
         foreign: list[str] = []
-        for name, value in vars(executor).items():
+        attributes = {**_mutable_defaults(executor, codec), **vars(executor)}
+        for name, value in attributes.items():
             if name == "id" or name.startswith(_ENGINE_OWN):
                 continue
             if name in shared or type(executor)._agent_host_shared:
@@ -82,7 +87,7 @@ class Template:
                 else:
                     fields[name] = field
         return cls(
-            executor.id, type(executor), dict(vars(executor)), fields, frozenset(shared), rebound, tuple(foreign),
+            executor.id, type(executor), attributes, fields, frozenset(shared), rebound, tuple(foreign),
             has_hooks(executor),
         )  # fmt: skip
 
@@ -95,6 +100,8 @@ class Template:
             if name not in stored and not field.immutable:
                 attributes[name] = codec.decode(field.encoded.reference, field.encoded.blobs)
         for name, reference in stored.items():
+            if name in self.shared or name in self.foreign or name in self.rebound:
+                continue  # an older program kept it per conversation; this one shares it
             value = codec.decode(reference, bodies)
             attributes[name] = value
             taken[name] = (value, reference)
@@ -204,6 +211,18 @@ def _pristine(executor: Executor, name: str, value: Any, codec: Codec, *, declar
     return PristineField(value, encoded, whole, codec.is_immutable(value), declared)
 
 
+def _mutable_defaults(executor: Executor, codec: Codec) -> dict[str, Any]:
+    """Values that stand on the class and can change, such as `history = []`: each conversation gets its own."""
+    found: dict[str, Any] = {}
+    for cls in reversed(type(executor).__mro__):
+        if cls is object or cls is Executor:
+            continue
+        for name, value in vars(cls).items():
+            if not name.startswith("_") and type(value) in _CHANGING:
+                found[name] = value
+    return found
+
+
 def _annotation(cls: type, name: str) -> list[Any]:
     try:
         hint = typing.get_type_hints(cls).get(name)
@@ -240,12 +259,19 @@ def _classes_of(value: Any) -> list[type]:
 
 
 def _refuse_own_objects(executor: Executor, name: str, value: Any, codec: Codec) -> None:
+    _refuse_data_beside_objects(executor, name, value, codec)
     home = type(executor).__module__
     for leaf in _leaves(value):
         cls = type(leaf)
         _refuse_own_methods(executor, name, leaf)
         if codec.allows(cls) or isinstance(leaf, _FUNCTIONS):
             continue
+        if isinstance(leaf, _HOLDERS):
+            raise ExecutorStateError(
+                f"Executor {executor.id!r} keeps a {cls.__qualname__} in {name!r}, which cannot be stored, and all "
+                f"conversations would share what is in it. Use a list, a dict, a deque or a dataclass, or declare "
+                f"`{name} = config()` if it is meant to be shared."
+            )
         if cls.__module__ == home or cls.__module__.partition(".")[0] == home.partition(".")[0] != "builtins":
             raise ExecutorStateError(
                 f"Executor {executor.id!r} keeps a {cls.__qualname__} in {name!r}, which cannot be stored, and all "
@@ -254,11 +280,43 @@ def _refuse_own_objects(executor: Executor, name: str, value: Any, codec: Codec)
             )
 
 
+def _refuse_data_beside_objects(executor: Executor, name: str, value: Any, codec: Codec) -> None:
+    """Refuse a container that holds changing data next to an object that cannot be stored: it would be shared."""
+    for part in _parts(value):
+        if type(part) in _CHANGING and part is not value and _is_storable(part, codec):
+            raise ExecutorStateError(
+                f"The attribute {name!r} of executor {executor.id!r} holds a {type(part).__qualname__} beside "
+                "something that cannot be stored, so all conversations would share both. Keep the two in attributes of "
+                f"their own, or declare `{name} = config()` if all of it is meant to be shared."
+            )
+
+
+def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
+    """A value and every container inside it."""
+    yield value
+    if depth < 20 and isinstance(value, (dict, *_CONTAINERS, deque)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _parts(item, depth + 1)
+
+
+def _is_storable(value: Any, codec: Codec) -> bool:
+    try:
+        codec.encode(value)
+    except UnsupportedValueError:
+        return False
+    return True
+
+
 def _refuse_own_methods(executor: Executor, name: str, leaf: Any) -> None:
     """Refuse a bound method of the executor in a shared object: it would act on the original, not on a clone."""
     inside = [getattr(leaf, "__dict__", {})]
     if isinstance(leaf, functools.partial):
         inside += [leaf.func, leaf.args, leaf.keywords]
+    if _acts_on(leaf, executor):
+        raise ExecutorStateError(
+            f"The function in {name!r} of executor {executor.id!r} holds the executor or one of its values: it would "
+            "always act on the original, not on the conversation it is called in. Write it as a method."
+        )
     for inner in (leaf, *_leaves(inside)):
         if isinstance(inner, types.MethodType) and inner.__self__ is executor:
             raise ExecutorStateError(
@@ -266,6 +324,24 @@ def _refuse_own_methods(executor: Executor, name: str, leaf: Any) -> None:
                 f"method {inner.__name__!r}: it would always act on the original, not on the conversation it is called "
                 "in. Pass a function that does not belong to the executor."
             )
+
+
+def _acts_on(function: Any, executor: Executor) -> bool:
+    """Whether a function holds the executor, or a changing value of it, in a closure or as what it is bound to."""
+    own = {id(executor), *(id(part) for value in vars(executor).values() for part in _parts(value)
+                           if type(part) in _CHANGING)}  # fmt: skip
+    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _is_filled(cell)]
+    if isinstance(function, types.BuiltinMethodType):
+        held.append(function.__self__)
+    return any(id(value) in own for value in held)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - reading an empty cell raises
+    except ValueError:
+        return False
+    return True
 
 
 def stored_fields(lane_cells: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:

@@ -156,11 +156,6 @@ class Narrator:
         self._streaming: dict[OutputKey, int] = {}
         self.questions: list[WorkflowEvent] = []
 
-    @staticmethod
-    def check(output: Any) -> None:
-        """Raise `UnsupportedValueError` for an output that no client could be shown."""
-        as_text(output)
-
     def hear(self, event: WorkflowEvent) -> None:
         """Take in one event of the run; most say nothing to a client."""
         move = _MOVES.get(event.type)
@@ -182,7 +177,7 @@ class Narrator:
         if index is not None:
             self._tell(self._transcript.close_message(index))
         else:
-            self._tell(self._transcript.message(as_text(event.data), _PHASES[event.type == "intermediate"]))
+            self._tell(self._transcript.message(event.data, _PHASES[event.type == "intermediate"]))
 
     def _question(self, event: WorkflowEvent) -> None:
         self.questions.append(event)
@@ -199,6 +194,9 @@ _MOVES: Mapping[WorkflowEventType, Callable[[Narrator, WorkflowEvent], None]] = 
 Narrator.hears = frozenset(_MOVES)
 
 
+_SHOWN = (dict, list, tuple, int, float)
+
+
 def as_text(output: Any) -> str:
     """An output as the text of a message: text as it is, everything else as JSON.
 
@@ -209,8 +207,10 @@ def as_text(output: Any) -> str:
     if isinstance(output, Message):
         return output.text
     try:
+        if not isinstance(output, _SHOWN) and not _is_model(type(output)):
+            raise TypeError("it has no JSON form that is always the same")
         return msgspec.json.encode(output, enc_hook=_plain).decode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise UnsupportedValueError(
             f"An output of type {type(output).__qualname__} cannot be shown to a client: {error}. Yield text, a "
             "Message, a model, a dataclass, or plain JSON values."

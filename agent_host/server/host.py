@@ -92,8 +92,8 @@ class Host:
         if self.runs.running:
             log.warning("turns that block a thread and are left behind, nothing of them is kept: %d", self.runs.running)
 
-    async def view(self, user: str, commit_id: str) -> View:
-        """The state at a commit; of recent ones the process remembers which cells they have."""
+    async def view(self, user: str, commit_id: str) -> View | None:
+        """The state at a commit; None if it is another workflow's. Of recent ones the process remembers the cells."""
         if commit_id == self.definition.root.id:
             return root_view(self.definition.root)
         key = (user, commit_id)
@@ -102,7 +102,9 @@ class Host:
             self._views.move_to_end(key)
             return known
 
-        _, view = await read_view(lambda wanted: self.store.read_chain(user, wanted), commit_id)
+        commit, view = await read_view(lambda wanted: self.store.read_chain(user, wanted), commit_id)
+        if commit.workflow != self.workflow.name:
+            return None
         self.remember(user, view)
         return view
 

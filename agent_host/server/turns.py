@@ -19,7 +19,7 @@ from agent_host.engine.runner import Run, RunOptions
 from agent_host.errors import StoreError, WorkflowRunnerException
 from agent_host.foundry.identity import Identity, identify
 from agent_host.ids import key_of
-from agent_host.server.bridge import Narrator, turn_of, usage_of
+from agent_host.server.bridge import Narrator, as_text, turn_of, usage_of
 from agent_host.server.failures import failure, stopped, unstored
 from agent_host.server.host import Host
 from agent_host.server.stored import record_of
@@ -80,6 +80,9 @@ async def admit(host: Host, request: CreateRequest, who: Identity) -> Turn:
             raise problems.previous_response_not_ready(previous)
         commit_id = point.commit
     ids = host.sources.ids
+    start = await host.view(who.user, commit_id)
+    if start is None:
+        raise problems.previous_response_not_found(previous or "")
     key = key_of(previous) or ids.partition_key()
     facts = ResponseFacts(
         id=ids.new("resp", key),
@@ -92,7 +95,7 @@ async def admit(host: Host, request: CreateRequest, who: Identity) -> Turn:
         echo=request.echo,
     )
     transcript = Transcript(facts, lambda prefix: ids.new(prefix, key))
-    return Turn(request, who, facts, transcript, await host.view(who.user, commit_id))
+    return Turn(request, who, facts, transcript, start)
 
 
 async def materialise(host: Host, turn: Turn) -> Lane:
@@ -120,7 +123,7 @@ async def run(host: Host, turn: Turn, lane: Lane, message: Any, answer: Answer) 
         turn=turn_of(turn.request, turn.facts.id, turn.who),
         clock=host.sources.clock,
         new_commit_id=lambda: host.sources.ids.new("chk", key_of(turn.facts.id)),
-        check_output=narrator.check,
+        show_output=as_text,
         hears=narrator.hears,
     )
     engine = Run(lane, collected, narrator.hear, options)
