@@ -9,6 +9,7 @@ Rule 4: an executor with hooks stores what its hook returns and nothing else.
 
 import array
 import functools
+import logging
 import types
 import typing
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
@@ -21,6 +22,8 @@ from agent_host.engine.codec import Codec, Encoded
 from agent_host.engine.executor import Executor, declared_fields, has_hooks
 from agent_host.engine.stored_types import is_storable_class, storable_classes
 from agent_host.errors import ExecutorStateError, UnsupportedValueError, WorkflowCheckpointException
+
+log = logging.getLogger("agent_host.engine")
 
 _ENGINE_OWN = "_agent_host_"
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
@@ -86,6 +89,7 @@ class Template:
                     foreign.append(name)
                 else:
                     fields[name] = field
+        _warn_of_common_parts(executor.id, {name: field.value for name, field in fields.items()})
         return cls(
             executor.id, type(executor), attributes, fields, frozenset(shared), rebound, tuple(foreign),
             has_hooks(executor),
@@ -221,6 +225,23 @@ def _mutable_defaults(executor: Executor, codec: Codec) -> dict[str, Any]:
             if not name.startswith("_") and type(value) in _CHANGING:
                 found[name] = value
     return found
+
+
+def _warn_of_common_parts(executor_id: str, values: Mapping[str, Any]) -> None:
+    """Tell of two attributes that hold one changing object: in each conversation they are two objects."""
+    holders: dict[int, str] = {}
+    for name, value in values.items():
+        for part in _parts(value):
+            if type(part) not in _CHANGING:
+                continue
+            other = holders.setdefault(id(part), name)
+            if other != name:
+                log.warning(
+                    "The attributes %r and %r of executor %r hold the same %s. Each conversation gets a copy of every "
+                    "attribute, so a change through one will not show in the other: keep it in one attribute.",
+                    other, name, executor_id, type(part).__name__,
+                )  # fmt: skip
+                return
 
 
 def _annotation(cls: type, name: str) -> list[Any]:

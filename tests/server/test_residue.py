@@ -98,6 +98,14 @@ async def test_what_would_leak_is_an_error_at_start(furnish: Any) -> None:
         await alone(made).definition()
 
 
+async def test_two_attributes_that_hold_one_list_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Each conversation copies every attribute by itself, so what was one object becomes two: the log says so."""
+    made = Remembering()
+    made.index = {"all": made.history}  # type: ignore[attr-defined]
+    await alone(made).definition()
+    assert "'history' and 'index' of executor 'memory' hold the same list" in caplog.text
+
+
 async def test_containers_of_foreign_objects_are_configuration() -> None:
     """A list of functions holds nothing of a conversation: it is shared, and listed."""
     made = Remembering()
