@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from agent_host.engine.graph import Default as Default
     from agent_host.engine.handlers import handler as handler
     from agent_host.engine.handlers import response_handler as response_handler
+    from agent_host.engine.response_stream import ResponseStream as ResponseStream
     from agent_host.engine.storage import InMemoryCheckpointStorage as InMemoryCheckpointStorage
     from agent_host.engine.stored_types import register_checkpoint_type as register_checkpoint_type
-    from agent_host.engine.workflow import ResponseStream as ResponseStream
     from agent_host.engine.workflow import Workflow as Workflow
     from agent_host.messages import Message as Message
     from agent_host.messages import TextDelta as TextDelta
@@ -78,7 +78,7 @@ _HOMES = {
     "InMemoryCheckpointStorage": "engine.storage",
     "WorkflowCheckpoint": "engine.storage",
     "DEFAULT_MAX_ITERATIONS": "engine.builder",
-    "ResponseStream": "engine.workflow",
+    "ResponseStream": "engine.response_stream",
     "Workflow": "engine.workflow",
     "Message": "messages",
     "TextDelta": "messages",
