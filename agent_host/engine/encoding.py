@@ -13,10 +13,12 @@ from typing import Any
 
 import msgspec
 
+from agent_host.engine.annotations import is_pydantic
+from agent_host.engine.annotations import name as type_name
 from agent_host.engine.checkpoint import HASH_SIZE, blob_hash, body_references
 from agent_host.engine.containers import CONTAINERS
 from agent_host.engine.scalars import SCALARS
-from agent_host.engine.stored_types import AllowList, where
+from agent_host.engine.stored_types import AllowList, fits, where
 
 SPLIT_ABOVE = 4096  # bytes of a list's encoding from which on it is stored in chunks
 CHUNK = 512  # bytes at which a chunk is full
@@ -274,11 +276,17 @@ def _encode_object(body: Body, value: Any) -> Any:
     assert stored is not None
     if getattr(value, "__pydantic_extra__", None):
         raise Unsupported(f"A {where(stored.cls)} has extra fields, which are not declared")
-    values = {
-        name: body.child(getattr(value, name), f".{name}")
-        for name in stored.fields
-        if name not in stored.transient and hasattr(value, name)
-    }
+    values = {}
+    for name, hint in stored.fields.items():
+        if name in stored.transient or not hasattr(value, name):
+            continue
+        item = getattr(value, name)
+        if not (is_pydantic(stored.cls) or fits(hint, item)):
+            raise Unsupported(
+                f"The field {name!r} of a {where(stored.cls)} is declared as {type_name(hint)} and holds a "
+                f"{type(item).__name__}"
+            )
+        values[name] = body.child(item, f".{name}")
     return _Ext(OBJECT, pack([stored.tag, stored.version, values]))
 
 

@@ -7,6 +7,7 @@ Rule 2: one tag means one class; two classes that would share one are refused wh
 
 import dataclasses
 import enum
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -193,7 +194,7 @@ def _assemble(stored: StoredType, fields: dict[str, Any]) -> Any:
             "Give register_checkpoint_type a `migrate` function that removes it."
         )
     for name, value in fields.items():
-        if not annotations.matcher(stored.fields[name])(value) and not _is_loose(stored.fields[name]):
+        if not fits(stored.fields[name], value):
             raise CheckpointDecodeError(
                 f"A stored {stored.tag!r} has a {type(value).__name__} in the field {name!r}, "
                 f"declared as {annotations.name(stored.fields[name])}."
@@ -206,9 +207,24 @@ def _assemble(stored: StoredType, fields: dict[str, Any]) -> Any:
     return made
 
 
-def _is_loose(hint: Any) -> bool:
-    # Python lets an int stand where a float is declared, and leaves type variables and callables unchecked.
-    return any(member is float or annotations.is_unresolved(member) for member in annotations.members(hint))
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a field may hold a value. Asked when it is stored and when it is read, so that both agree.
+
+    Only the outermost type counts: Python checks none, and lets an int stand where a float is declared.
+    """
+    return any(_fits(member, value) for member in annotations.members(hint))
+
+
+def _fits(member: Any, value: Any) -> bool:
+    origin = typing.get_origin(member)
+    if origin is typing.Literal:
+        return annotations.matcher(member)(value)
+    if annotations.is_typed_dict(member):
+        return isinstance(value, dict)
+    cls = origin or member
+    if annotations.is_top(member) or not isinstance(cls, type) or getattr(cls, "_is_protocol", False):
+        return True
+    return isinstance(value, (int, float) if cls is float else cls)
 
 
 def _default(stored: StoredType, spec: "dataclasses.Field[Any]") -> Any:

@@ -9,6 +9,7 @@ Rule 4: an executor with hooks stores what its hook returns and nothing else.
 
 import array
 import functools
+import io
 import logging
 import types
 import typing
@@ -19,7 +20,7 @@ from typing import Any
 
 from agent_host.engine import annotations, cells
 from agent_host.engine.codec import Codec, Encoded
-from agent_host.engine.executor import Executor, declared_fields, has_hooks
+from agent_host.engine.executor import Executor, Field, declared_fields, has_hooks
 from agent_host.engine.stored_types import is_storable_class, storable_classes
 from agent_host.errors import ExecutorStateError, UnsupportedValueError, WorkflowCheckpointException
 
@@ -29,7 +30,7 @@ _ENGINE_OWN = "_agent_host_"
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
 _CONTAINERS = (list, tuple, set, frozenset)
 _CHANGING = (list, dict, set, bytearray, deque, OrderedDict, Counter, defaultdict)
-_HOLDERS = (types.SimpleNamespace, UserDict, UserList, ChainMap, array.array)
+_HOLDERS = (types.SimpleNamespace, UserDict, UserList, ChainMap, array.array, io.StringIO, io.BytesIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,9 @@ class Template:
         shared = {name for name, declaration in declared.items() if not declaration.per_lane}
         rebound: dict[str, Callable[..., Any]] = {}
         foreign: list[str] = []
-        attributes = {**_mutable_defaults(executor, codec), **vars(executor)}
+        codec.allow(storable_classes(_class_annotations(type(executor)).values()))
+        defaults = _class_defaults(executor, codec)
+        attributes = {**defaults, **vars(executor)}
         for name, value in attributes.items():
             if name == "id" or name.startswith(_ENGINE_OWN):
                 continue
@@ -85,8 +88,10 @@ class Template:
                 rebound[name] = value.__func__
             else:
                 field = _pristine(executor, name, value, codec, declared=name in declared)
-                if field is None:
+                if field is None and name in vars(executor):
                     foreign.append(name)
+                elif field is None:
+                    continue  # it stands on the class, as a constant
                 else:
                     fields[name] = field
         _warn_of_common_parts(executor.id, {name: field.value for name, field in fields.items()})
@@ -109,6 +114,8 @@ class Template:
             value = codec.decode(reference, bodies)
             attributes[name] = value
             taken[name] = (value, reference)
+        for name in self.foreign:
+            attributes[name] = _skeleton(attributes[name])
         for name, function in self.rebound.items():
             attributes[name] = types.MethodType(function, made)
         made.__dict__ = attributes
@@ -166,10 +173,12 @@ class Template:
 
     def _refuse_rebinding(self, name: str, value: Any) -> None:
         kept = self.attributes.get(name)
-        same = value is kept or (name in self.rebound and getattr(value, "__func__", None) is self.rebound[name])
+        same = _same_skeleton(value, kept) or (
+            name in self.rebound and getattr(value, "__func__", None) is self.rebound[name]
+        )
         if not same:
             raise ExecutorStateError(
-                f"A handler of executor {self.executor_id!r} replaced the attribute {name!r}, which all conversations "
+                f"A handler of executor {self.executor_id!r} changed the attribute {name!r}, which all conversations "
                 f"share because it cannot be stored. Declare `{name} = config()` if the replacement is not part of a "
                 "conversation, or keep the changing part in an attribute of its own."
             )
@@ -198,8 +207,6 @@ async def save(executor: Executor) -> dict[str, Any]:
 
 
 def _pristine(executor: Executor, name: str, value: Any, codec: Codec, *, declared: bool) -> PristineField | None:
-    hint = _annotation(type(executor), name)
-    codec.allow(storable_classes(hint) if hint else ())
     codec.allow(_classes_of(value))
     try:
         encoded = codec.encode(value)
@@ -215,14 +222,16 @@ def _pristine(executor: Executor, name: str, value: Any, codec: Codec, *, declar
     return PristineField(value, encoded, whole, codec.is_immutable(value), declared)
 
 
-def _mutable_defaults(executor: Executor, codec: Codec) -> dict[str, Any]:
+def _class_defaults(executor: Executor, codec: Codec) -> dict[str, Any]:
     """Values that stand on the class and can change, such as `history = []`: each conversation gets its own."""
     found: dict[str, Any] = {}
     for cls in reversed(type(executor).__mro__):
-        if cls is object or cls is Executor:
+        if cls is object or cls is Executor or cls.__module__ == "typing":
             continue
         for name, value in vars(cls).items():
-            if not name.startswith("_") and type(value) in _CHANGING:
+            if name.startswith(("__", "_abc_", _ENGINE_OWN)) or isinstance(value, (Field, *_FUNCTIONS)):
+                continue
+            if not hasattr(type(value), "__get__") and not codec.is_immutable(value):
                 found[name] = value
     return found
 
@@ -244,12 +253,11 @@ def _warn_of_common_parts(executor_id: str, values: Mapping[str, Any]) -> None:
                 return
 
 
-def _annotation(cls: type, name: str) -> list[Any]:
+def _class_annotations(cls: type) -> dict[str, Any]:
     try:
-        hint = typing.get_type_hints(cls).get(name)
+        return typing.get_type_hints(cls)
     except (NameError, TypeError):
-        return []
-    return [] if hint is None else [hint]
+        return {}
 
 
 def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
@@ -280,7 +288,6 @@ def _classes_of(value: Any) -> list[type]:
 
 
 def _refuse_own_objects(executor: Executor, name: str, value: Any, codec: Codec) -> None:
-    _refuse_data_beside_objects(executor, name, value, codec)
     home = type(executor).__module__
     for leaf in _leaves(value):
         cls = type(leaf)
@@ -301,15 +308,26 @@ def _refuse_own_objects(executor: Executor, name: str, value: Any, codec: Codec)
             )
 
 
-def _refuse_data_beside_objects(executor: Executor, name: str, value: Any, codec: Codec) -> None:
-    """Refuse a container that holds changing data next to an object that cannot be stored: it would be shared."""
-    for part in _parts(value):
-        if type(part) in _CHANGING and part is not value and _is_storable(part, codec):
-            raise ExecutorStateError(
-                f"The attribute {name!r} of executor {executor.id!r} holds a {type(part).__qualname__} beside "
-                "something that cannot be stored, so all conversations would share both. Keep the two in attributes of "
-                f"their own, or declare `{name} = config()` if all of it is meant to be shared."
-            )
+def _skeleton(value: Any) -> Any:
+    """A copy of the containers of a value, with the very same things in them."""
+    if type(value) is dict:
+        return {key: _skeleton(item) for key, item in value.items()}
+    if type(value) in _CONTAINERS:
+        return type(value)(_skeleton(item) for item in value)
+    return value
+
+
+def _same_skeleton(one: Any, other: Any) -> bool:
+    """Whether two values are the same containers of the very same, or equal plain, things."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if type(one) is dict:
+        return list(one) == list(other) and all(_same_skeleton(item, other[key]) for key, item in one.items())
+    if type(one) in (list, tuple):
+        return len(one) == len(other) and all(map(_same_skeleton, one, other))
+    return bool(type(one) in (str, int, float, bytes, set, frozenset) and one == other)
 
 
 def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
@@ -320,14 +338,6 @@ def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
             yield from _parts(item, depth + 1)
 
 
-def _is_storable(value: Any, codec: Codec) -> bool:
-    try:
-        codec.encode(value)
-    except UnsupportedValueError:
-        return False
-    return True
-
-
 def _refuse_own_methods(executor: Executor, name: str, leaf: Any) -> None:
     """Refuse a bound method of the executor in a shared object: it would act on the original, not on a clone."""
     inside = [getattr(leaf, "__dict__", {})]
@@ -335,8 +345,8 @@ def _refuse_own_methods(executor: Executor, name: str, leaf: Any) -> None:
         inside += [leaf.func, leaf.args, leaf.keywords]
     if _acts_on(leaf, executor):
         raise ExecutorStateError(
-            f"The function in {name!r} of executor {executor.id!r} holds the executor or one of its values: it would "
-            "always act on the original, not on the conversation it is called in. Write it as a method."
+            f"The function in {name!r} of executor {executor.id!r} reaches the executor or one of its values: it "
+            "would always act on the original, not on the conversation it is called in. Write it as a method."
         )
     for inner in (leaf, *_leaves(inside)):
         if isinstance(inner, types.MethodType) and inner.__self__ is executor:
@@ -348,13 +358,29 @@ def _refuse_own_methods(executor: Executor, name: str, leaf: Any) -> None:
 
 
 def _acts_on(function: Any, executor: Executor) -> bool:
-    """Whether a function holds the executor, or a changing value of it, in a closure or as what it is bound to."""
-    own = {id(executor), *(id(part) for value in vars(executor).values() for part in _parts(value)
-                           if type(part) in _CHANGING)}  # fmt: skip
-    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _is_filled(cell)]
-    if isinstance(function, types.BuiltinMethodType):
-        held.append(function.__self__)
-    return any(id(value) in own for value in held)
+    """Whether a function reaches the executor through what it holds, or is a method of one of its changing values."""
+    own = {
+        id(part) for value in vars(executor).values() if not callable(value) for part in _parts(value)
+        if type(part) in _CHANGING
+    }  # fmt: skip
+    if isinstance(function, types.BuiltinMethodType) and id(function.__self__) in own:
+        return True
+    return any(held is executor for held in _held_by(function, set()))
+
+
+def _held_by(function: Any, seen: set[int]) -> Iterator[Any]:
+    """What a function carries: its closure, its defaults, the arguments of a partial, and what those carry."""
+    if id(function) in seen or not isinstance(function, (types.FunctionType, functools.partial)):
+        return
+    seen.add(id(function))
+    if isinstance(function, functools.partial):
+        held = [function.func, *function.args, *function.keywords.values()]
+    else:
+        held = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for value in held:
+        yield value
+        yield from _held_by(value, seen)
 
 
 def _is_filled(cell: Any) -> bool:

@@ -1,5 +1,9 @@
 """What one turn must not leave in another: the ways in which people write executors, tried through the host."""
 
+import collections
+import dataclasses
+import functools
+import logging
 import sys
 from types import SimpleNamespace
 from typing import Any, ClassVar, Never
@@ -72,10 +76,6 @@ async def test_a_list_on_the_class_belongs_to_the_conversation(serve_app: Any) -
     assert OnTheClass.history == []
 
 
-def beside(made: Executor) -> None:
-    made.box = {"call": print, "seen": []}  # type: ignore[attr-defined]
-
-
 def holder(made: Executor) -> None:
     made.box = SimpleNamespace(seen=[])  # type: ignore[attr-defined]
 
@@ -89,13 +89,86 @@ def closure(made: Executor) -> None:
     made.box = lambda text: made.history.append(text)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("furnish", [beside, holder, bound_to_a_value, closure])
+@pytest.mark.parametrize("furnish", [holder, bound_to_a_value, closure])
 async def test_what_would_leak_is_an_error_at_start(furnish: Any) -> None:
     """Changing data that hides where it cannot be stored would be everybody's; the error names it and the remedy."""
     made = Remembering()
     furnish(made)
     with pytest.raises(ExecutorStateError, match="box"):
         await alone(made).definition()
+
+
+async def test_data_beside_a_foreign_object_is_everybodys_and_stays_so(serve_app: Any) -> None:
+    """A table of tools may hold plain data; a handler that changes it fails its turn, and nobody sees the change."""
+
+    class Tools(Remembering):
+        def __init__(self) -> None:
+            super().__init__()
+            self.box: dict[str, Any] = {"call": print, "arguments": ["x"]}
+
+        @handler
+        async def hear(self, text: str, ctx: WorkflowContext[Never, str]) -> None:
+            if text == "change":
+                self.box["arguments"].append(text)
+            await ctx.yield_output(str(self.box["arguments"]))
+
+    made = Tools()
+    served = await serve_app(alone(made))
+    assert (await served.say("read")).output_text == "['x']"
+    changed = await served.say("change")
+    assert changed.status == "failed"
+    assert "'box'" in changed.error.message
+    assert (await served.say("read")).output_text == "['x']"
+    assert made.box["arguments"] == ["x"]
+
+
+class Notebook:
+    """A class of the program that cannot be stored."""
+
+
+@pytest.mark.parametrize("value", [[], {"a": 1}, ([],), SimpleNamespace()], ids=["list", "dict", "tuple", "namespace"])
+async def test_what_stands_on_the_class_is_treated_like_what_init_sets(serve_app: Any, value: Any) -> None:
+    """Private or not, a changing value on the class is each conversation's own, or an error at start."""
+    changing = type("Changing", (Remembering,), {"_kept": value})
+    if isinstance(value, SimpleNamespace):
+        with pytest.raises(ExecutorStateError, match="_kept"):
+            await alone(changing()).definition()
+        return
+    definition = await alone(changing()).definition()
+    assert "_kept" in definition.templates["memory"].fields
+
+
+async def test_an_own_object_on_the_class_is_an_error_at_start() -> None:
+    """It would be shared like one that `__init__` sets."""
+    holding = type("Holding", (Remembering,), {"helper": Notebook(), "__module__": __name__})
+    with pytest.raises(ExecutorStateError, match="helper"):
+        await alone(holding()).definition()
+
+
+@dataclasses.dataclass
+class Tally:
+    count: int = 0
+
+
+async def test_what_could_not_be_read_again_is_not_stored(serve_app: Any) -> None:
+    """A field that holds what its class does not declare fails the turn that set it, not every turn after it."""
+
+    class Careless(Executor):
+        def __init__(self) -> None:
+            super().__init__("careless")
+            self.tally = Tally()
+
+        @handler
+        async def hear(self, text: str, ctx: WorkflowContext[Never, str]) -> None:
+            self.tally.count = None if text == "break" else self.tally.count + 1  # type: ignore[assignment]
+            await ctx.yield_output(str(self.tally.count))
+
+    served = await serve_app(alone(Careless()))
+    first = await served.say("count")
+    broken = await served.say("break", first.id)
+    assert broken.status == "failed"
+    assert "'count'" in broken.error.message
+    assert (await served.say("count", broken.id)).output_text == "2"
 
 
 async def test_two_attributes_that_hold_one_list_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -204,3 +277,37 @@ async def test_an_output_without_a_fixed_form_is_an_error(serve_app: Any, output
     response = await served.say("x")
     assert response.status == "failed"
     assert "cannot be shown" in response.error.message
+
+
+async def test_ordinary_programs_are_not_refused() -> None:
+    """Tool tables, functions over local settings, named tuples and constants are what executors are made of."""
+    limits = {"max": 3}
+    made = Remembering()
+    made.limits = limits  # type: ignore[attr-defined]
+    made.small = lambda number: number < limits["max"]  # type: ignore[attr-defined]
+    made.tools = [{"name": "print", "call": print, "schema": {"type": "object"}}]  # type: ignore[attr-defined]
+    made.half = functools.partial(pow, 2)  # type: ignore[attr-defined]
+    made.point = collections.namedtuple("Point", "x y")(1, [2])  # type: ignore[attr-defined]
+    made.log = logging.getLogger("program")  # type: ignore[attr-defined]
+    workflow = alone(made)
+    definition = await workflow.definition()
+    assert sorted(definition.foreign) == ["memory.half", "memory.log", "memory.small", "memory.tools"]
+    assert (await workflow.run("hello")).get_outputs() == ["1 hel hel"]
+    assert made.point == (1, [2])  # type: ignore[attr-defined]
+
+
+async def test_a_class_that_only_an_annotation_names_can_be_kept(serve_app: Any) -> None:
+    """An attribute that a handler sets first may be of a class that the executor's annotations name."""
+
+    class Late(Remembering):
+        tallies: list[Tally]
+
+        @handler
+        async def hear(self, text: str, ctx: WorkflowContext[Never, str]) -> None:
+            kept = [*getattr(self, "tallies", ()), Tally(len(text))]
+            self.tallies = kept
+            await ctx.yield_output(str([tally.count for tally in kept]))
+
+    served = await serve_app(alone(Late()))
+    first = await served.say("one")
+    assert (await served.say("three", first.id)).output_text == "[3, 5]"
