@@ -209,12 +209,12 @@ def field_types(cls: type) -> dict[str, Any]:
         hints = typing.get_type_hints(cls)
         return {field.name: hints.get(field.name, Any) for field in dataclasses.fields(cls)}
     if is_pydantic(cls):
-        return {field: info.annotation for field, info in cls.model_fields.items()}  # type: ignore[attr-defined]
+        return {field: info.annotation for field, info in cls.model_fields.items()}  # type: ignore[attr-defined]  # by shape
     if is_typed_dict(cls):
         return typing.get_type_hints(cls)
     if is_named_tuple(cls):
         hints = typing.get_type_hints(cls)
-        return {field: hints.get(field, Any) for field in cls._fields}  # type: ignore[attr-defined]
+        return {field: hints.get(field, Any) for field in cls._fields}  # type: ignore[attr-defined]  # by its shape
     return {}
 
 

@@ -128,7 +128,7 @@ def _table_of(cls: type) -> HandlerTable:
     table: HandlerTable | None = cls.__dict__.get("_agent_host_table")
     if table is None:
         table = HandlerTable.of_class(cls)
-        cls._agent_host_table = table  # type: ignore[attr-defined]
+        cls._agent_host_table = table  # type: ignore[attr-defined]  # kept on the class, made once
     return table
 
 

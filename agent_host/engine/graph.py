@@ -198,7 +198,7 @@ class Graph:
         if any(h.sends is None for h in self.executors[source].handler_table.handlers) or not handled:
             return
         if isinstance(group, FanIn):
-            sent = [list[kind] for kind in sent]  # type: ignore[valid-type]
+            sent = [list[kind] for kind in sent]  # type: ignore[valid-type]  # made at run time
         if not any(annotations.may_deliver(kind, taken) for kind in sent for taken in handled):
             names = ", ".join(map(annotations.name, sent)) or "nothing"
             takes = ", ".join(map(annotations.name, handled))

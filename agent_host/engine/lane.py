@@ -219,7 +219,7 @@ class Lane:
             saved: dict[str, Any] = self.codec.decode(reference, self._bodies)
             return saved
         root = self.definition.root
-        return self.codec.decode(root.delta[key] or b"", root.blobs)  # type: ignore[no-any-return]
+        return self.codec.decode(root.delta[key] or b"", root.blobs)  # type: ignore[no-any-return]  # hooks return dicts
 
     def _read_waiting(self) -> Waiting:
         queue: list[Queued] = []

@@ -177,7 +177,7 @@ class AllowList:
                 )
             fields = stored.migrate(fields, version)
         if annotations.is_pydantic(stored.cls):
-            return stored.cls.model_validate(fields, by_alias=False, by_name=True)  # type: ignore[attr-defined]
+            return stored.cls.model_validate(fields, by_alias=False, by_name=True)  # type: ignore[attr-defined]  # pydantic, by its shape
         return _assemble(stored, fields)
 
 

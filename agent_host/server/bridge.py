@@ -121,7 +121,7 @@ def _is_model(kind: Any) -> bool:
 
 
 def _message(item: InputMessage) -> Message:
-    return Message([_PARTS[type(part)](part) for part in item.parts], item.role)  # type: ignore[arg-type]
+    return Message([_PARTS[type(part)](part) for part in item.parts], item.role)  # type: ignore[arg-type]  # the request has checked the role
 
 
 def turn_of(request: CreateRequest, response_id: str, who: Identity) -> Turn:

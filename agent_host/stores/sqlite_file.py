@@ -18,7 +18,7 @@ from agent_host.stores.migrate import APPLICATION_ID, Migration, version_of
 try:
     import fcntl
 except ImportError:  # not on Windows: there the second process is not noticed
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module or its absence
 
 _FAULTS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_NOTADB: (StoreFormatError, "{path} is not a SQLite database. Name another file, or move it away."),
