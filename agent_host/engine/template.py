@@ -77,9 +77,8 @@ class Template:
         rebound: dict[str, Callable[..., Any]] = {}
         foreign: list[str] = []
         codec.allow(storable_classes(_class_annotations(type(executor)).values()))
-        defaults = _class_defaults(executor, codec)
-        attributes = {**defaults, **vars(executor)}
-        for name, value in attributes.items():
+        attributes = dict(vars(executor))
+        for name, value in {**_class_defaults(executor, codec), **attributes}.items():
             if name == "id" or name.startswith(_ENGINE_OWN):
                 continue
             if name in shared or type(executor)._agent_host_shared:
@@ -88,12 +87,12 @@ class Template:
                 rebound[name] = value.__func__
             else:
                 field = _pristine(executor, name, value, codec, declared=name in declared)
-                if field is None and name in vars(executor):
-                    foreign.append(name)
-                elif field is None:
-                    continue  # it stands on the class, as a constant
-                else:
+                if field is not None:
                     fields[name] = field
+                    attributes[name] = value
+                elif name in attributes or type(value) in _CHANGING:
+                    foreign.append(name)  # anything else on the class, a logger or a pattern, is a constant
+                    attributes[name] = value
         _warn_of_common_parts(executor.id, {name: field.value for name, field in fields.items()})
         return cls(
             executor.id, type(executor), attributes, fields, frozenset(shared), rebound, tuple(foreign),

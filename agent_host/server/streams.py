@@ -87,10 +87,6 @@ class StreamAnswer:
         self._ended = False
         self._writer: asyncio.Task[None] | None = None
 
-    @property
-    def has_begun(self) -> bool:
-        return self._writer is not None
-
     def tell(self, events: Sequence[Event]) -> None:
         if not events:
             return

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import logging
+import re
 import sys
 from types import SimpleNamespace
 from typing import Any, ClassVar, Never
@@ -311,3 +312,16 @@ async def test_a_class_that_only_an_annotation_names_can_be_kept(serve_app: Any)
     served = await serve_app(alone(Late()))
     first = await served.say("one")
     assert (await served.say("three", first.id)).output_text == "[3, 5]"
+
+
+async def test_a_constant_on_the_class_is_left_alone() -> None:
+    """A logger or a pattern on the class troubles no run and is not listed; a table is, as one of `__init__` is."""
+
+    class Constant(Remembering):
+        log = logging.getLogger("program")
+        pattern = re.compile("x")
+        table: ClassVar[dict[str, Any]] = {"call": print}
+
+    workflow = alone(Constant())
+    assert (await workflow.definition()).foreign == ["memory.table"]
+    assert (await workflow.run("hello")).get_outputs() == ["1 hel hel"]
