@@ -7,13 +7,8 @@ Rule 3: what cannot be encoded is shared by all lanes as it is, and must be a fo
 Rule 4: an executor with hooks stores what its hook returns and nothing else.
 """
 
-import array
-import functools
-import io
-import logging
 import types
 import typing
-from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,16 +16,19 @@ from typing import Any
 from agent_host.engine import annotations, cells
 from agent_host.engine.codec import Codec, Encoded
 from agent_host.engine.executor import Executor, Field, declared_fields, has_hooks
+from agent_host.engine.foreign import (
+    CHANGING,
+    FUNCTIONS,
+    leaves,
+    refuse_own_objects,
+    same_skeleton,
+    skeleton,
+    warn_of_common_parts,
+)
 from agent_host.engine.stored_types import is_storable_class, storable_classes
 from agent_host.errors import ExecutorStateError, UnsupportedValueError, WorkflowCheckpointException
 
-log = logging.getLogger("agent_host.engine")
-
 _ENGINE_OWN = "_agent_host_"
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type)
-_CONTAINERS = (list, tuple, set, frozenset)
-_CHANGING = (list, dict, set, bytearray, deque, OrderedDict, Counter, defaultdict)
-_HOLDERS = (types.SimpleNamespace, UserDict, UserList, ChainMap, array.array, io.StringIO, io.BytesIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +88,10 @@ class Template:
                 if field is not None:
                     fields[name] = field
                     attributes[name] = value
-                elif name in attributes or type(value) in _CHANGING:
+                elif name in attributes or type(value) in CHANGING:
                     foreign.append(name)  # anything else on the class, a logger or a pattern, is a constant
                     attributes[name] = value
-        _warn_of_common_parts(executor.id, {name: field.value for name, field in fields.items()})
+        warn_of_common_parts(executor.id, {name: field.value for name, field in fields.items()})
         return cls(
             executor.id, type(executor), attributes, fields, frozenset(shared), rebound, tuple(foreign),
             has_hooks(executor),
@@ -114,7 +112,7 @@ class Template:
             attributes[name] = value
             taken[name] = (value, reference)
         for name in self.foreign:
-            attributes[name] = _skeleton(attributes[name])
+            attributes[name] = skeleton(attributes[name])
         for name, function in self.rebound.items():
             attributes[name] = types.MethodType(function, made)
         made.__dict__ = attributes
@@ -172,7 +170,7 @@ class Template:
 
     def _refuse_rebinding(self, name: str, value: Any) -> None:
         kept = self.attributes.get(name)
-        same = _same_skeleton(value, kept) or (
+        same = same_skeleton(value, kept) or (
             name in self.rebound and getattr(value, "__func__", None) is self.rebound[name]
         )
         if not same:
@@ -215,7 +213,7 @@ def _pristine(executor: Executor, name: str, value: Any, codec: Codec, *, declar
                 f"The state {name!r} of executor {executor.id!r} cannot be stored: {error}. "
                 "Use a dataclass or a type of the standard library."
             ) from None
-        _refuse_own_objects(executor, name, value, codec)
+        refuse_own_objects(executor, name, value, codec)
         return None
     whole = codec.encode(value, split=False).reference
     return PristineField(value, encoded, whole, codec.is_immutable(value), declared)
@@ -228,28 +226,11 @@ def _class_defaults(executor: Executor, codec: Codec) -> dict[str, Any]:
         if cls is object or cls is Executor or cls.__module__ == "typing":
             continue
         for name, value in vars(cls).items():
-            if name.startswith(("__", "_abc_", _ENGINE_OWN)) or isinstance(value, (Field, *_FUNCTIONS)):
+            if name.startswith(("__", "_abc_", _ENGINE_OWN)) or isinstance(value, (Field, *FUNCTIONS)):
                 continue
             if not hasattr(type(value), "__get__") and not codec.is_immutable(value):
                 found[name] = value
     return found
-
-
-def _warn_of_common_parts(executor_id: str, values: Mapping[str, Any]) -> None:
-    """Tell of two attributes that hold one changing object: in each conversation they are two objects."""
-    holders: dict[int, str] = {}
-    for name, value in values.items():
-        for part in _parts(value):
-            if type(part) not in _CHANGING:
-                continue
-            other = holders.setdefault(id(part), name)
-            if other != name:
-                log.warning(
-                    "The attributes %r and %r of executor %r hold the same %s. Each conversation gets a copy of every "
-                    "attribute, so a change through one will not show in the other: keep it in one attribute.",
-                    other, name, executor_id, type(part).__name__,
-                )  # fmt: skip
-                return
 
 
 def _class_annotations(cls: type) -> dict[str, Any]:
@@ -259,23 +240,9 @@ def _class_annotations(cls: type) -> dict[str, Any]:
         return {}
 
 
-def _leaves(value: Any, depth: int = 0) -> Iterator[Any]:
-    if isinstance(value, dict) and depth < 20:
-        for key, item in value.items():
-            yield from _leaves(key, depth + 1)
-            yield from _leaves(item, depth + 1)
-    elif isinstance(value, _CONTAINERS) and depth < 20:
-        if type(value) not in _CONTAINERS:
-            yield value
-        for item in value:
-            yield from _leaves(item, depth + 1)
-    else:
-        yield value
-
-
 def _classes_of(value: Any) -> list[type]:
     found: dict[type, None] = {}
-    for leaf in _leaves(value):
+    for leaf in leaves(value):
         cls = type(leaf)
         if cls in found or not is_storable_class(cls):
             continue
@@ -284,110 +251,6 @@ def _classes_of(value: Any) -> list[type]:
             for inner in _classes_of(getattr(leaf, name, None)):
                 found[inner] = None
     return list(found)
-
-
-def _refuse_own_objects(executor: Executor, name: str, value: Any, codec: Codec) -> None:
-    home = type(executor).__module__
-    for leaf in _leaves(value):
-        cls = type(leaf)
-        _refuse_own_methods(executor, name, leaf)
-        if codec.allows(cls) or isinstance(leaf, _FUNCTIONS):
-            continue
-        if isinstance(leaf, _HOLDERS):
-            raise ExecutorStateError(
-                f"Executor {executor.id!r} keeps a {cls.__qualname__} in {name!r}, which cannot be stored, and all "
-                f"conversations would share what is in it. Use a list, a dict, a deque or a dataclass, or declare "
-                f"`{name} = config()` if it is meant to be shared."
-            )
-        if cls.__module__ == home or cls.__module__.partition(".")[0] == home.partition(".")[0] != "builtins":
-            raise ExecutorStateError(
-                f"Executor {executor.id!r} keeps a {cls.__qualname__} in {name!r}, which cannot be stored, and all "
-                f"conversations would share it. Make {cls.__qualname__} a dataclass, write checkpoint hooks, or "
-                f"declare `{name} = config()` if it is meant to be shared."
-            )
-
-
-def _skeleton(value: Any) -> Any:
-    """A copy of the containers of a value, with the very same things in them."""
-    if type(value) is dict:
-        return {key: _skeleton(item) for key, item in value.items()}
-    if type(value) in _CONTAINERS:
-        return type(value)(_skeleton(item) for item in value)
-    return value
-
-
-def _same_skeleton(one: Any, other: Any) -> bool:
-    """Whether two values are the same containers of the very same, or equal plain, things."""
-    if one is other:
-        return True
-    if type(one) is not type(other):
-        return False
-    if type(one) is dict:
-        return list(one) == list(other) and all(_same_skeleton(item, other[key]) for key, item in one.items())
-    if type(one) in (list, tuple):
-        return len(one) == len(other) and all(map(_same_skeleton, one, other))
-    return bool(type(one) in (str, int, float, bytes, set, frozenset) and one == other)
-
-
-def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
-    """A value and every container inside it."""
-    yield value
-    if depth < 20 and isinstance(value, (dict, *_CONTAINERS, deque)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _parts(item, depth + 1)
-
-
-def _refuse_own_methods(executor: Executor, name: str, leaf: Any) -> None:
-    """Refuse a bound method of the executor in a shared object: it would act on the original, not on a clone."""
-    inside = [getattr(leaf, "__dict__", {})]
-    if isinstance(leaf, functools.partial):
-        inside += [leaf.func, leaf.args, leaf.keywords]
-    if _acts_on(leaf, executor):
-        raise ExecutorStateError(
-            f"The function in {name!r} of executor {executor.id!r} reaches the executor or one of its values: it "
-            "would always act on the original, not on the conversation it is called in. Write it as a method."
-        )
-    for inner in (leaf, *_leaves(inside)):
-        if isinstance(inner, types.MethodType) and inner.__self__ is executor:
-            raise ExecutorStateError(
-                f"The {type(leaf).__qualname__} in {name!r} of executor {executor.id!r} holds the executor's own "
-                f"method {inner.__name__!r}: it would always act on the original, not on the conversation it is called "
-                "in. Pass a function that does not belong to the executor."
-            )
-
-
-def _acts_on(function: Any, executor: Executor) -> bool:
-    """Whether a function reaches the executor through what it holds, or is a method of one of its changing values."""
-    own = {
-        id(part) for value in vars(executor).values() if not callable(value) for part in _parts(value)
-        if type(part) in _CHANGING
-    }  # fmt: skip
-    if isinstance(function, types.BuiltinMethodType) and id(function.__self__) in own:
-        return True
-    return any(held is executor for held in _held_by(function, set()))
-
-
-def _held_by(function: Any, seen: set[int]) -> Iterator[Any]:
-    """What a function carries: its closure, its defaults, the arguments of a partial, and what those carry."""
-    if id(function) in seen or not isinstance(function, (types.FunctionType, functools.partial)):
-        return
-    seen.add(id(function))
-    if isinstance(function, functools.partial):
-        held = [function.func, *function.args, *function.keywords.values()]
-    else:
-        held = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-        held += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    for value in held:
-        yield value
-        yield from _held_by(value, seen)
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - reading an empty cell raises
-    except ValueError:
-        return False
-    return True
 
 
 def stored_fields(lane_cells: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
