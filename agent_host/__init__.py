@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from agent_host.engine.handlers import handler as handler
     from agent_host.engine.handlers import response_handler as response_handler
     from agent_host.engine.response_stream import ResponseStream as ResponseStream
-    from agent_host.engine.storage import InMemoryCheckpointStorage as InMemoryCheckpointStorage
-    from agent_host.engine.stored_types import register_checkpoint_type as register_checkpoint_type
+    from agent_host.engine.serialization.stored_types import register_checkpoint_type as register_checkpoint_type
+    from agent_host.engine.storage.checkpoint_storage import InMemoryCheckpointStorage as InMemoryCheckpointStorage
     from agent_host.engine.workflow import Workflow as Workflow
     from agent_host.messages import Message as Message
     from agent_host.messages import TextDelta as TextDelta
@@ -57,7 +57,7 @@ __all__ = [
 # engine loads no web server. Those not in `__all__` are for programs that come from agent_framework.
 _HOMES = {
     "WorkflowBuilder": "engine.builder",
-    "register_checkpoint_type": "engine.stored_types",
+    "register_checkpoint_type": "engine.serialization.stored_types",
     "WorkflowContext": "engine.context",
     "CustomEvent": "engine.events",
     "WorkflowEvent": "engine.events",
@@ -74,9 +74,9 @@ _HOMES = {
     "Default": "engine.graph",
     "handler": "engine.handlers",
     "response_handler": "engine.handlers",
-    "CheckpointStorage": "engine.storage",
-    "InMemoryCheckpointStorage": "engine.storage",
-    "WorkflowCheckpoint": "engine.storage",
+    "CheckpointStorage": "engine.storage.checkpoint_storage",
+    "InMemoryCheckpointStorage": "engine.storage.checkpoint_storage",
+    "WorkflowCheckpoint": "engine.storage.workflow_checkpoint",
     "DEFAULT_MAX_ITERATIONS": "engine.builder",
     "ResponseStream": "engine.response_stream",
     "Workflow": "engine.workflow",

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from agent_host.engine.codec import Codec
 from agent_host.engine.definition import OutputDesignation
 from agent_host.engine.executor import Executor
 from agent_host.engine.graph import (
@@ -20,7 +19,8 @@ from agent_host.engine.graph import (
     SingleEdge,
     Switch,
 )
-from agent_host.engine.storage import CheckpointStorage
+from agent_host.engine.serialization.codec import Codec
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import WorkflowValidationError
 

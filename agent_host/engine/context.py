@@ -12,10 +12,10 @@ import msgspec
 from typing_extensions import TypeVar
 
 from agent_host.engine import annotations
-from agent_host.engine.codec import Codec, Encoded
 from agent_host.engine.events import CustomEvent
 from agent_host.engine.handlers import HandlerTable
-from agent_host.engine.stored_types import storable_classes
+from agent_host.engine.serialization.codec import Codec, Encoded
+from agent_host.engine.serialization.stored_types import storable_classes
 from agent_host.errors import UnsupportedValueError, WorkflowRunnerException
 from agent_host.messages import TextDelta
 

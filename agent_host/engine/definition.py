@@ -7,9 +7,9 @@ from typing import Literal
 
 from agent_host.engine import cells
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.codec import Codec, Encoded
 from agent_host.engine.executor import Executor
 from agent_host.engine.graph import Graph
+from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.engine.template import Template, save
 from agent_host.errors import UnsupportedValueError
 

@@ -14,8 +14,8 @@ from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defa
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from agent_host.engine.codec import Codec
 from agent_host.engine.executor import Executor
+from agent_host.engine.serialization.codec import Codec
 from agent_host.errors import ExecutorStateError
 
 log = logging.getLogger("agent_host.engine")

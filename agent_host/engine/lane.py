@@ -23,13 +23,13 @@ from agent_host.engine.checkpoint import (
     cell_references,
     cells_of,
 )
-from agent_host.engine.codec import Codec, Encoded
 from agent_host.engine.context import MISSING, Asked
 from agent_host.engine.definition import Definition
 from agent_host.engine.executor import Executor
 from agent_host.engine.handlers import HandlerTable
 from agent_host.engine.payloads import LivePayload, Payload, StoredPayload
 from agent_host.engine.routing import JoinKey, MessageKind, Queued
+from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.engine.template import Clone, restore, save, stored_fields
 from agent_host.errors import (
     CheckpointDecodeError,

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from agent_host.engine.codec import Encoded
 from agent_host.engine.context import Asked, Effect, Sent, Yielded
 from agent_host.engine.events import CustomEvent
+from agent_host.engine.serialization.codec import Encoded
 from agent_host.errors import StateConflictError, WorkflowRunnerException
 
 

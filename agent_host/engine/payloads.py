@@ -8,7 +8,7 @@ from collections import ChainMap
 from collections.abc import MutableMapping
 from typing import Any
 
-from agent_host.engine.codec import Codec, Encoded
+from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.errors import UnsupportedValueError
 
 _UNSET: Any = object()

@@ -1,6 +1,6 @@
 """What the engine asks of the outside: a place for commits, and someone to publish a boundary to."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +45,23 @@ class CommitLog(Protocol):
         """
         ...
 
+    async def collect(self) -> int:
+        """Remove the blobs that no stored commit needs, directly or through other blobs; returns their number."""
+        ...
+
+    async def record(self, workflow: str, session_id: str, head: str, entries: Mapping[str, bytes]) -> None:
+        """Note what is finished of the superstep that starts from `head`, by key; an entry noted before is replaced.
+
+        Notes belong to the session, not to the commit: they go with the next `commit` or `move_head` of the session,
+        and a fork never sees them. If the session's head is not `head`, raises `WorkflowConflictError` and changes
+        nothing.
+        """
+        ...
+
+    async def recorded(self, workflow: str, session_id: str, head: str) -> dict[str, bytes]:
+        """What is noted of the superstep that starts from `head`; empty if the head is another one."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
@@ -59,4 +76,12 @@ class Publisher(Protocol):
 
     async def publish(self, boundary: Boundary) -> None:
         """Store the boundary, or raise (`WorkflowConflictError` if the head moved) and store nothing."""
+        ...
+
+    async def record(self, entries: Mapping[str, bytes]) -> None:
+        """Note what is finished of the superstep that runs, so that a retry after a crash does not repeat it."""
+        ...
+
+    async def recorded(self) -> dict[str, bytes]:
+        """What an earlier attempt at the superstep that runs next has noted."""
         ...

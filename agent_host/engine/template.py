@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_host.engine import annotations, cells
-from agent_host.engine.codec import Codec, Encoded
 from agent_host.engine.executor import Executor, Field, declared_fields, has_hooks
 from agent_host.engine.foreign import (
     CHANGING,
@@ -25,7 +24,8 @@ from agent_host.engine.foreign import (
     skeleton,
     warn_of_common_parts,
 )
-from agent_host.engine.stored_types import is_storable_class, storable_classes
+from agent_host.engine.serialization.codec import Codec, Encoded
+from agent_host.engine.serialization.stored_types import is_storable_class, storable_classes
 from agent_host.errors import ExecutorStateError, UnsupportedValueError, WorkflowCheckpointException
 
 _ENGINE_OWN = "_agent_host_"

@@ -15,7 +15,6 @@ from typing import Any, Literal, overload
 
 from agent_host.engine.cells import QUEUE
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.codec import Codec
 from agent_host.engine.definition import Definition, OutputDesignation, capture
 from agent_host.engine.events import WorkflowEvent, WorkflowRunResult, WorkflowRunState
 from agent_host.engine.executor import Executor
@@ -23,14 +22,9 @@ from agent_host.engine.graph import Graph
 from agent_host.engine.lane import Lane, View, Waiting, read_view
 from agent_host.engine.response_stream import ResponseStream
 from agent_host.engine.runner import Durability, Run, RunOptions, new_commit_id
-from agent_host.engine.storage import (
-    CheckpointStorage,
-    HeadPublisher,
-    InMemoryCheckpointStorage,
-    blobs_with_root,
-    head_view,
-    root_view,
-)
+from agent_host.engine.serialization.codec import Codec
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage, InMemoryCheckpointStorage
+from agent_host.engine.storage.head_publisher import HeadPublisher, blobs_with_root, head_view, root_view
 from agent_host.errors import (
     CheckpointNotFoundError,
     WorkflowBusyError,

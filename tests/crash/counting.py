@@ -11,7 +11,7 @@ import sys
 from typing import Any, Never
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, handler, open_store
-from agent_host.engine.storage import CheckpointStorage
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 
 
 class Begin(Executor):

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, executor, handler
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.storage import CheckpointStorage, MemoryLog
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
+from agent_host.engine.storage.memory_log import MemoryLog
 
 
 class Counter(Executor):

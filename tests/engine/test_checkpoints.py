@@ -15,7 +15,7 @@ from agent_host import (
     handler,
     response_handler,
 )
-from agent_host.engine.storage import CheckpointStorage
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.errors import (
     CheckpointDecodeError,
     CheckpointNotFoundError,

@@ -15,7 +15,7 @@ from agent_host import (
     WorkflowRunState,
     executor,
 )
-from agent_host.engine.storage import CheckpointStorage
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.errors import WorkflowBusyError, WorkflowCheckpointException, WorkflowRunnerException
 from tests.engine.graphs import SlowLog, counting
 

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from agent_host import Message, register_checkpoint_type
-from agent_host.engine import stored_types
 from agent_host.engine.checkpoint import BLOB, INLINE, blob_hash
-from agent_host.engine.codec import Codec
-from agent_host.engine.shared_values import SharedValues
+from agent_host.engine.serialization import stored_types
+from agent_host.engine.serialization.codec import Codec
+from agent_host.engine.serialization.shared_values import SharedValues
 from agent_host.errors import CheckpointDecodeError, UnsupportedValueError, WorkflowValidationError
 
 
@@ -193,8 +193,8 @@ def test_no_user_value_looks_like_a_tag(value: Any) -> None:
 CANONICAL = """
 import hashlib, sys
 sys.path.insert(0, {root!r})
-from agent_host.engine.codec import Codec
-from agent_host.engine.shared_values import SharedValues
+from agent_host.engine.serialization.codec import Codec
+from agent_host.engine.serialization.shared_values import SharedValues
 words = [f"word {{n}}" for n in range(50)]
 value = [set(words), frozenset(map(hash, range(50))), {{1: set(words)}}, {{(w * 900,) * 8 for w in words[:5]}},
          [{{"s": set(words)}}] * 40]

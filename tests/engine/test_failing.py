@@ -14,7 +14,7 @@ from agent_host import (
     executor,
     handler,
 )
-from agent_host.engine.storage import CheckpointStorage
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.errors import StateConflictError, WorkflowConvergenceException, WorkflowRunnerException
 from tests.engine.graphs import Stopped, StoppingLog, ping_pong
 

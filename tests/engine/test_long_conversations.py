@@ -3,9 +3,9 @@
 from typing import Any
 
 from agent_host import Executor, Message, WorkflowBuilder, WorkflowContext, executor, handler, state
-from agent_host.engine.codec import Codec
-from agent_host.engine.shared_values import SharedValues
-from agent_host.engine.storage import CheckpointStorage
+from agent_host.engine.serialization.codec import Codec
+from agent_host.engine.serialization.shared_values import SharedValues
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from tests.engine.graphs import CountingLog
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from agent_host.engine.ports import CommitLog
-from agent_host.engine.storage import MemoryLog
+from agent_host.engine.storage.memory_log import MemoryLog
 from agent_host.testing.commit_log_contract import BODY, ROOT, CommitLogContract, child
 
 

@@ -17,7 +17,7 @@ from agent_host import (
     response_handler,
     state,
 )
-from agent_host.engine.storage import CheckpointStorage
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.errors import WorkflowConvergenceException
 from tests.engine.graphs import CountingLog, Stopped, StoppingLog
 

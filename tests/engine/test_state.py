@@ -21,8 +21,8 @@ from agent_host import (
     handler,
     state,
 )
-from agent_host.engine.shared_values import PROCESS_WIDE
-from agent_host.engine.storage import CheckpointStorage
+from agent_host.engine.serialization.shared_values import PROCESS_WIDE
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.errors import ExecutorStateError, HandlerError, WorkflowCheckpointException, WorkflowValidationError
 from tests.engine.graphs import Counter, CountingLog, counting, everything_in
 

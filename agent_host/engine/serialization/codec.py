@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent_host.engine.checkpoint import BLOB, INLINE, blob_hash
-from agent_host.engine.decoding import Bodies
-from agent_host.engine.encoding import ENCODERS, PLAIN, Body, Unsupported, pack
-from agent_host.engine.shared_values import Run
-from agent_host.engine.stored_types import AllowList
+from agent_host.engine.serialization.decoding import Bodies
+from agent_host.engine.serialization.encoding import ENCODERS, PLAIN, Body, Unsupported, pack
+from agent_host.engine.serialization.shared_values import Run
+from agent_host.engine.serialization.stored_types import AllowList
 from agent_host.errors import UnsupportedValueError
 
 INLINE_LIMIT = 256  # bytes up to which a cell stands in the commit itself

@@ -16,9 +16,9 @@ import msgspec
 from agent_host.engine.annotations import is_pydantic
 from agent_host.engine.annotations import name as type_name
 from agent_host.engine.checkpoint import HASH_SIZE, blob_hash, body_references
-from agent_host.engine.containers import CONTAINERS
-from agent_host.engine.scalars import SCALARS
-from agent_host.engine.stored_types import AllowList, fits, where
+from agent_host.engine.serialization.containers import CONTAINERS
+from agent_host.engine.serialization.scalars import SCALARS
+from agent_host.engine.serialization.stored_types import AllowList, fits, where
 
 SPLIT_ABOVE = 4096  # bytes of a list's encoding from which on it is stored in chunks
 CHUNK = 512  # bytes at which a chunk is full

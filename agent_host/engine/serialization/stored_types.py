@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Any
 
 from agent_host.engine import annotations
-from agent_host.engine.scalars import ATOMS
-from agent_host.engine.shared_values import PROCESS_WIDE, Run, SharedValues
+from agent_host.engine.serialization.scalars import ATOMS
+from agent_host.engine.serialization.shared_values import PROCESS_WIDE, Run, SharedValues
 from agent_host.errors import CheckpointDecodeError, WorkflowValidationError
 from agent_host.messages import FilePart, ImagePart, Message, TextPart
 

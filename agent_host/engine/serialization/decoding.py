@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from agent_host.engine.checkpoint import HASH_SIZE, body_references
-from agent_host.engine.containers import CONTAINERS_BY_NAME
-from agent_host.engine.encoding import (
+from agent_host.engine.serialization.containers import CONTAINERS_BY_NAME
+from agent_host.engine.serialization.encoding import (
     CHUNK,
     CHUNKS,
     CONTAINER,
@@ -20,9 +20,9 @@ from agent_host.engine.encoding import (
     TUPLE,
     payload_size,
 )  # fmt: skip
-from agent_host.engine.scalars import SCALARS_BY_NAME
-from agent_host.engine.shared_values import Run
-from agent_host.engine.stored_types import AllowList
+from agent_host.engine.serialization.scalars import SCALARS_BY_NAME
+from agent_host.engine.serialization.shared_values import Run
+from agent_host.engine.serialization.stored_types import AllowList
 from agent_host.errors import CheckpointDecodeError
 
 _UNREADABLE = (

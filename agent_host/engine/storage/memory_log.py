@@ -1,0 +1,96 @@
+"""A commit log in the memory of this process."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from agent_host.engine.checkpoint import Commit, cells_of
+from agent_host.errors import CheckpointNotFoundError, WorkflowCheckpointException, WorkflowConflictError
+
+
+class MemoryLog:
+    """A commit log in dicts of bytes. Nothing in it can be changed by whoever wrote or reads it."""
+
+    def __init__(self) -> None:
+        self._commits: dict[str, Commit] = {}
+        self._blobs: dict[bytes, bytes] = {}
+        self._heads: dict[tuple[str, str], str] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryLog {len(self._commits)} commits, {len(self._blobs)} blobs, {len(self._heads)} heads>"
+
+    async def head(self, workflow: str, session_id: str) -> str | None:
+        return self._heads.get((workflow, session_id))
+
+    async def chain(self, commit_id: str) -> list[Commit]:
+        chain: list[Commit] = []
+        commit = self._commits.get(commit_id)
+        while commit is not None:
+            chain.append(commit)
+            commit = None if commit.complete else self._commits.get(commit.parent or "")
+        return chain
+
+    async def blobs(self, hashes: Collection[bytes]) -> dict[bytes, bytes]:
+        return {blob: self._blobs[blob] for blob in hashes if blob in self._blobs}
+
+    async def commit(self, commits: Sequence[Commit], expected_head: str | None) -> None:
+        if not commits:
+            return
+        key = (commits[-1].workflow, commits[-1].session_id)
+        self._refuse_moved(key, expected_head)
+        new = {commit.id for commit in commits}
+        for commit in commits:
+            if not (commit.parent is None or commit.parent in self._commits or commit.parent in new):
+                raise WorkflowConflictError(
+                    f"The commit {commit.id!r} follows {commit.parent!r}, which is not stored. Nothing was written."
+                )
+        for commit in commits:
+            self._blobs.update(commit.blobs)
+            self._commits.setdefault(commit.id, _stripped(commit) if commit.blobs else commit)
+        self._heads[key] = commits[-1].id
+
+    async def move_head(self, workflow: str, session_id: str, to: str, expected_head: str | None) -> None:
+        self._refuse_moved((workflow, session_id), expected_head)
+        if to not in self._commits:
+            raise CheckpointNotFoundError(f"There is no checkpoint {to!r}.")
+        self._heads[workflow, session_id] = to
+
+    async def commits(self, workflow: str, session_id: str | None = None) -> list[Commit]:
+        found = [c for c in self._commits.values() if c.workflow == workflow and session_id in (None, c.session_id)]
+        return sorted(found, key=lambda commit: (commit.created_at, commit.seq))
+
+    async def delete(self, commit_id: str) -> bool:
+        gone = self._commits.get(commit_id)
+        if gone is None:
+            return False
+        if gone.kind == "root":
+            raise WorkflowCheckpointException(f"The checkpoint {commit_id!r} is the initial state; it stays.")
+        if commit_id in self._heads.values():
+            raise WorkflowCheckpointException(f"The checkpoint {commit_id!r} is the newest of its session; it stays.")
+        for child in [c for c in self._commits.values() if c.parent == commit_id and not c.complete]:
+            whole = cells_of(await self.chain(child.id))
+            self._commits[child.id] = _stripped(child, delta=whole, complete=True, distance=0)
+            self._shorten(child)
+        del self._commits[commit_id]
+        return True
+
+    def _shorten(self, ancestor: Commit) -> None:
+        """Correct the distances below a commit that has become complete."""
+        waiting = [ancestor.id]
+        while waiting:
+            parent = self._commits[waiting.pop()]
+            for child in [c for c in self._commits.values() if c.parent == parent.id and not c.complete]:
+                self._commits[child.id] = _stripped(child, distance=parent.distance + 1)
+                waiting.append(child.id)
+
+    def _refuse_moved(self, key: tuple[str, str], expected: str | None) -> None:
+        head = self._heads.get(key)
+        if head != expected:
+            raise WorkflowConflictError(
+                f"Session {key[1]!r} of workflow {key[0]!r} moved on to {head!r} while this run still started from "
+                f"{expected!r}. Nothing was written; run again from the new head."
+            )
+
+
+def _stripped(commit: Commit, **changes: Any) -> Commit:
+    return dataclasses.replace(commit, blobs={}, **changes)
