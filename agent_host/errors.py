@@ -62,6 +62,18 @@ class WorkflowRunnerException(WorkflowException):
     code = "run_failed"
 
 
+class ExecutorTimeoutError(WorkflowRunnerException, TimeoutError):
+    """A handler took longer than its executor's timeout."""
+
+    code = "executor_timeout"
+
+
+class StepMismatchError(WorkflowRunnerException):
+    """A repeated handler did not make its steps in the order in which their results were recorded."""
+
+    code = "step_mismatch"
+
+
 class WorkflowConvergenceException(WorkflowRunnerException):
     """The run used up its supersteps before it came to rest; what is queued is kept."""
 

@@ -1,12 +1,11 @@
 """Declare a workflow: executors, edges, outputs. Everything is checked in `build()`."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from agent_host.engine.definition import OutputDesignation
-from agent_host.engine.executor import Executor
-from agent_host.engine.graph import (
+from agent_host.engine.definition import Declaration, OutputDesignation
+from agent_host.engine.edges import (
     Branch,
     Case,
     Condition,
@@ -14,11 +13,13 @@ from agent_host.engine.graph import (
     EdgeGroup,
     FanIn,
     FanOut,
-    Graph,
     Selection,
     SingleEdge,
     Switch,
 )
+from agent_host.engine.executor import Executor
+from agent_host.engine.graph import Graph
+from agent_host.engine.reducers import Reducer
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.workflow import Workflow
@@ -36,6 +37,10 @@ class WorkflowBuilder:
     `output_from` names the executors whose yields are the answer (a list, or "all"); `intermediate_output_from`
     those whose yields are comments on the way (a list, "all", or "all_other"). With neither, every yield is the
     answer; with either, the yields of executors named in none are hidden.
+
+    `state` gives shared state a reducer by key: `{"total": operator.add}`. Several executors may then write the key
+    in one superstep, and what they write is put together with what is there. `codec` replaces the one that stores
+    values, for what it cannot store.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class WorkflowBuilder:
         output_from: "Sequence[Node] | Literal['all'] | None" = None,
         intermediate_output_from: "Sequence[Node] | Literal['all', 'all_other'] | None" = None,
         version: str | None = None,
+        state: Mapping[str, Reducer] | None = None,
+        codec: Codec | None = None,
     ) -> None:
         if checkpoint_storage is not None and not name:
             raise WorkflowValidationError(
@@ -63,6 +70,8 @@ class WorkflowBuilder:
         self._outputs = output_from
         self._intermediates = intermediate_output_from
         self._version = version
+        self._reducers = dict(state or {})
+        self._codec = codec
         self._executors: dict[str, Executor] = {}
         self._wrapped: dict[int, tuple[Node, Executor]] = {}
         self._groups: list[EdgeGroup] = []
@@ -112,19 +121,15 @@ class WorkflowBuilder:
     def build(self) -> Workflow:
         """Check the graph and make the workflow. Raises `WorkflowValidationError` naming what is wrong."""
         graph = Graph.of(self._start, self._executors, self._groups)
-        codec = Codec(graph.declared())
+        codec = self._codec or Codec()
+        codec.allow(graph.declared())
         if self._storage is not None:
             self._storage.bind(codec)
-        return Workflow(
-            graph=graph,
-            name=self._name,
-            description=self._description,
-            codec=codec,
-            outputs=self._designation(),
-            max_iterations=self._max_iterations,
-            signature=graph.signature(self._name, self._version),
-            storage=self._storage,
-        )
+        declaration = Declaration(
+            self._name, graph, self._designation(), self._max_iterations,
+            graph.signature(self._name, self._version), self._reducers,
+        )  # fmt: skip
+        return Workflow(declaration, codec, description=self._description, storage=self._storage)
 
     def _add(self, node: Node) -> str:
         executor = self._as_executor(node)

@@ -5,15 +5,21 @@ Rule 1: everything a handler does goes into the effect of its invocation and now
 Rule 2: reads see the executor's own earlier writes of this superstep, then the state as the superstep found it.
 """
 
-from collections.abc import Callable, Generator, Mapping
-from typing import Any, Generic, Never
+from collections.abc import Awaitable, Callable, Container, Generator, Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any, Generic, Never, Protocol
+from uuid import UUID
 
 import msgspec
 from typing_extensions import TypeVar
 
 from agent_host.engine import annotations
+from agent_host.engine.effects import Asked, Effect, Sent, Yielded
 from agent_host.engine.events import CustomEvent
 from agent_host.engine.handlers import HandlerTable
+from agent_host.engine.journal import Journal
+from agent_host.engine.reducers import MISSING, Reducer, SharedState, reduce_state
 from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.engine.serialization.stored_types import storable_classes
 from agent_host.errors import UnsupportedValueError, WorkflowRunnerException
@@ -21,45 +27,6 @@ from agent_host.messages import TextDelta
 
 OutT = TypeVar("OutT", default=Never, contravariant=True)
 W_OutT = TypeVar("W_OutT", default=Never, contravariant=True)
-
-
-class Sent(msgspec.Struct, frozen=True):
-    """A message a handler sent: to the executors its edges lead to, or to one of them."""
-
-    payload: Any
-    target: str | None
-
-
-class Yielded(msgspec.Struct):
-    """An output of a handler; `pieces` are what a streamed text was shown in."""
-
-    value: Any
-    pieces: list[str] | None = None
-
-    @property
-    def whole(self) -> Any:
-        """The output as it settles."""
-        return self.value if self.pieces is None else "".join(self.pieces)
-
-
-class Asked(msgspec.Struct, frozen=True):
-    """A request to the outside."""
-
-    request_id: str
-    data: Any
-    response_type: Any
-
-
-class Effect(msgspec.Struct):
-    """What one invocation did. Collected while the handler runs; merged when all siblings have finished."""
-
-    executor_id: str
-    sent: list[Sent] = msgspec.field(default_factory=list)
-    yielded: list[Yielded] = msgspec.field(default_factory=list)
-    asked: list[Asked] = msgspec.field(default_factory=list)
-    writes: dict[str, Encoded | None] = msgspec.field(default_factory=dict)
-    events: list[CustomEvent] = msgspec.field(default_factory=list)
-    usage: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class _Done:
@@ -76,33 +43,60 @@ DONE = _Done()
 USAGE_FIELDS = frozenset({"input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"})
 
 
-class Surroundings(msgspec.Struct):
-    """What the contexts of one run share: the state a superstep found, and how to speak.
+class Scope(SharedState, Protocol):
+    """The part of a lane that an executor belongs to: its shared state, and what is kept of its steps."""
 
-    The run moves `iteration`, `checkpoint_id` and `open_requests` along from superstep to superstep.
+    @property
+    def reducers(self) -> Mapping[str, Reducer]: ...
+
+    def read_state(self, key: str) -> Any: ...
+
+    def journal(self, executor_id: str) -> Mapping[int, Encoded]: ...
+
+
+class Surroundings(msgspec.Struct):
+    """What the contexts of one run share: where the superstep stands, and how to speak.
+
+    The run moves `iteration`, `checkpoint_id`, `seed`, `now` and `open_requests` along from superstep to superstep.
+    `seed` is text that is the same in every attempt at a superstep and different for every other superstep; `now` is
+    the time at which the superstep began.
     """
 
     session_id: str
     iteration: int
     checkpoint_id: str | None
+    seed: str
+    now: float
+    clock: Callable[[], float]
     codec: Codec
-    encode_state: Callable[[str, Any], Encoded]
-    decode_state: Callable[[Encoded], Any]
     strict: bool
     streaming: bool
     turn: Any
-    read_state: Callable[[str], Any]
-    open_requests: Mapping[str, Any]
+    open_requests: Container[str]
     new_request_id: Callable[[], str]
-    emit_delta: Callable[[str, int, int, str], None]
+    emit_delta: Callable[["Call", int, str], None]
     show_output: Callable[[Any], Any] | None = None
 
 
-class _Missing:
-    pass
+class Call(msgspec.Struct):
+    """One invocation while it runs, over all its attempts.
 
+    `name` is the executor's from outside, `key` names the call within its superstep, `index` counts all calls of the
+    superstep. `own_writes` is the shared state that the executor has written in this superstep.
+    """
 
-MISSING: Any = _Missing()
+    executor_id: str
+    name: str
+    key: str
+    index: int
+    sources: tuple[str, ...]
+    request_id: str | None
+    handlers: HandlerTable
+    scope: Scope
+    own_writes: dict[str, Encoded | None]
+    open_journal: Callable[["Call"], Journal]
+    journal: Journal | None = None
+    attempt: int = 0
 
 
 class WorkflowContext(Generic[OutT, W_OutT]):
@@ -111,30 +105,15 @@ class WorkflowContext(Generic[OutT, W_OutT]):
     The verbs act at once, also when they are not awaited, so they work in plain functions too.
     """
 
-    def __init__(
-        self,
-        surroundings: Surroundings,
-        *,
-        executor_id: str,
-        invocation: int,
-        handlers: HandlerTable,
-        sources: tuple[str, ...],
-        request_id: str | None,
-        own_writes: dict[str, Encoded | None],
-    ) -> None:
+    def __init__(self, surroundings: Surroundings, call: Call) -> None:
         self._around = surroundings
-        self._executor_id = executor_id
-        self._invocation = invocation
-        self._handlers = handlers
-        self._sources = sources
-        self._request_id = request_id
-        self._own_writes = own_writes
-        self._effect = Effect(executor_id)
+        self._call = call
+        self._effect = Effect(call.executor_id)
+        self._ended = False
+        self._uuids = 0
 
     def __repr__(self) -> str:
-        return (
-            f"<WorkflowContext of {self._executor_id!r} in session {self.session_id!r}, {len(self._effect.sent)} sent>"
-        )
+        return f"<WorkflowContext of {self._call.name!r} in session {self.session_id!r}, {len(self._effect.sent)} sent>"
 
     # --- Doing ---
 
@@ -154,19 +133,33 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         self._effect.yielded.append(Yielded(output if show is None else show(output)))
         return DONE
 
-    def request_info(self, request_data: object, response_type: Any, *, request_id: str | None = None) -> _Done:
-        """Ask the outside; the answer arrives at this executor's `@response_handler` in a later run."""
+    def request_info(
+        self,
+        request_data: object,
+        response_type: Any,
+        *,
+        request_id: str | None = None,
+        expires_in: float | timedelta | None = None,
+        default: Any = MISSING,
+    ) -> _Done:
+        """Ask the outside; the answer arrives at this executor's `@response_handler` in a later run.
+
+        After `expires_in` (seconds) nobody can answer any more: the next run of the session takes `default` as the
+        answer, or drops the request with a warning if there is none.
+        """
         self._check(request_data, "request_info")
         self._check_answers(response_type)
-        if self._handlers.responder(request_data, response_type) is None:
+        if self._call.handlers.responder(request_data, response_type) is None:
             raise WorkflowRunnerException(
-                f"Executor {self._executor_id!r} asks with a {type(request_data).__name__} for a "
+                f"Executor {self._call.name!r} asks with a {type(request_data).__name__} for a "
                 f"{annotations.name(response_type)}, but has no @response_handler for that pair."
             )
         name = request_id or self._around.new_request_id()
         if name in self._around.open_requests or any(asked.request_id == name for asked in self._effect.asked):
             raise WorkflowRunnerException(f"A request with the id {name!r} is open already; answer it first.")
-        self._effect.asked.append(Asked(name, request_data, response_type))
+        expires_at = self._expiry(expires_in, default, response_type)
+        defaults = () if default is MISSING else (default,)
+        self._effect.asked.append(Asked(name, request_data, response_type, expires_at, defaults))
         return DONE
 
     def add_event(self, event: CustomEvent) -> _Done:
@@ -186,25 +179,57 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             self._effect.usage[name] = self._effect.usage.get(name, 0) + count
 
     def set_state(self, key: str, value: Any) -> None:
-        """Write shared state. The value is copied: changing it afterwards changes nothing."""
+        """Write shared state. The value is copied: changing it afterwards changes nothing.
+
+        For a key with a reducer the value is an update, which the reducer puts together with what is there.
+        """
+        self._refuse_late("set_state")
+        call = self._call
         try:
-            encoded = self._around.encode_state(key, value)
+            encoded = call.scope.encode_state(key, value)
+            if key in call.scope.reducers:
+                self._effect.updates.setdefault(key, []).append(encoded)
+                encoded = reduce_state(call.scope, key, call.scope.reducers[key], self._own(key), [encoded])
+            else:
+                self._effect.writes[key] = encoded
         except UnsupportedValueError as error:
-            raise UnsupportedValueError(
-                f"Shared state {key!r}, set by executor {self._executor_id!r}: {error}"
-            ) from None
-        self._effect.writes[key] = encoded
-        self._own_writes[key] = encoded
+            raise UnsupportedValueError(f"Shared state {key!r}, set by executor {call.name!r}: {error}") from None
+        call.own_writes[key] = encoded
 
     def get_state(self, key: str, default: Any = None) -> Any:
         """Read shared state: this executor's own write, else what the superstep found. Always a copy."""
-        if key in self._own_writes:
-            written = self._own_writes[key]
-            return default if written is None else self._around.decode_state(written)
-        value = self._around.read_state(key)
+        value = self._own(key)
         return default if value is MISSING else value
 
+    def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        """Call a function with a side effect once: `await ctx.step("charge", charge, order)`.
+
+        Its result is recorded; when the handler is repeated, after a failure or a crash, the record is returned
+        instead of calling again. A function that raised is called again. Plain functions run in a worker thread.
+        The steps of a handler must come in the same order each time; `StepMismatchError` if they do not.
+        """
+        self._refuse_late("step")
+        journal = self._journal()
+        return journal.step(journal.place(name), name, function, args, kwargs)
+
     # --- Knowing ---
+
+    def now(self) -> datetime:
+        """When this superstep began, in UTC; the same in every attempt at it, and for all its executors."""
+        return datetime.fromtimestamp(self._around.now, UTC)
+
+    def uuid(self) -> UUID:
+        """A fresh id that is the same in every attempt at this call: the n-th call of `uuid` gives the n-th id."""
+        self._uuids += 1
+        return self._derived(f"uuid {self._uuids}")
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key for calls to other services: equal in every attempt at this call, different for every other.
+
+        A retry and a resume after a crash are attempts at the same call; a new request and a branch are others.
+        """
+        return str(self._derived("key"))
 
     @property
     def session_id(self) -> str:
@@ -212,7 +237,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
 
     @property
     def executor_id(self) -> str:
-        return self._executor_id
+        return self._call.name
 
     @property
     def iteration(self) -> int:
@@ -232,18 +257,20 @@ class WorkflowContext(Generic[OutT, W_OutT]):
     @property
     def request_id(self) -> str | None:
         """Inside a response handler: the id of the request that was answered."""
-        return self._request_id
+        return self._call.request_id
 
     @property
     def source_executor_ids(self) -> list[str]:
         """Who sent the message; several for a fan-in."""
-        return list(self._sources)
+        return list(self._call.sources)
 
     def get_source_executor_id(self) -> str:
         """Who sent the message. Raises `WorkflowRunnerException` if there are several."""
-        if len(self._sources) != 1:
-            raise WorkflowRunnerException(f"The message has {len(self._sources)} sources; use source_executor_ids.")
-        return self._sources[0]
+        if len(self._call.sources) != 1:
+            raise WorkflowRunnerException(
+                f"The message has {len(self._call.sources)} sources; use source_executor_ids."
+            )
+        return self._call.sources[0]
 
     def is_streaming(self) -> bool:
         """Whether someone reads the outputs while they are made."""
@@ -251,7 +278,47 @@ class WorkflowContext(Generic[OutT, W_OutT]):
 
     # --- Inside ---
 
+    def _end(self) -> Effect:
+        """Take nothing more in; what the handler did until now is its effect."""
+        self._ended = True
+        return self._effect
+
+    def _own(self, key: str) -> Any:
+        call = self._call
+        if key not in call.own_writes:
+            return call.scope.read_state(key)
+        written = call.own_writes[key]
+        return MISSING if written is None else call.scope.decode_state(written)
+
+    def _journal(self) -> Journal:
+        if self._call.journal is None:
+            self._call.journal = self._call.open_journal(self._call)
+        return self._call.journal
+
+    def _derived(self, purpose: str) -> UUID:
+        call = self._call
+        text = "\0".join([self._around.seed, call.key, purpose])
+        return UUID(bytes=blake2b(text.encode(), digest_size=16).digest(), version=5)
+
+    def _expiry(self, expires_in: float | timedelta | None, default: Any, response_type: Any) -> float | None:
+        if default is not MISSING:
+            if expires_in is None:
+                raise WorkflowRunnerException("request_info takes a default only together with expires_in.")
+            if not annotations.matcher(response_type)(default):
+                raise WorkflowRunnerException(
+                    f"The default of a request must be a {annotations.name(response_type)}, as its answer; got a "
+                    f"{type(default).__qualname__}."
+                )
+            self._check(default, "request_info")
+        if expires_in is None:
+            return None
+        seconds = expires_in.total_seconds() if isinstance(expires_in, timedelta) else expires_in
+        if not seconds > 0:
+            raise WorkflowRunnerException(f"expires_in must be positive; got {expires_in!r}.")
+        return self._around.clock() + seconds
+
     def _stream(self, text: str) -> None:
+        self._refuse_late("yield_output")
         yielded = self._effect.yielded
         pieces = yielded[-1].pieces if yielded else None
         if pieces is None:
@@ -259,7 +326,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             yielded.append(Yielded(None, pieces))
         if text:
             pieces.append(text)
-            self._around.emit_delta(self._executor_id, self._invocation, len(yielded) - 1, text)
+            self._around.emit_delta(self._call, len(yielded) - 1, text)
 
     def _check_answers(self, response_type: Any) -> None:
         codec = self._around.codec
@@ -268,15 +335,23 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         )
         if lost:
             raise UnsupportedValueError(
-                f"Executor {self._executor_id!r} asks for a {lost[0].__qualname__}, which could not be restored from a "
+                f"Executor {self._call.name!r} asks for a {lost[0].__qualname__}, which could not be restored from a "
                 "checkpoint. Name it in a handler's annotation, or call register_checkpoint_type(cls)."
             )
 
     def _check(self, value: Any, verb: str) -> None:
+        self._refuse_late(verb)
         if self._around.strict and not self._around.codec.allows(type(value)):
             raise UnsupportedValueError(
-                f"Executor {self._executor_id!r} calls {verb} with a {type(value).__qualname__}, which no "
+                f"Executor {self._call.name!r} calls {verb} with a {type(value).__qualname__}, which no "
                 "annotation of the workflow names, so it could not be stored and restored. Make it a dataclass or a "
                 "model named in an annotation, as in WorkflowContext[..., MyType], or call "
                 "register_checkpoint_type(cls)."
+            )
+
+    def _refuse_late(self, verb: str) -> None:
+        if self._ended:
+            raise WorkflowRunnerException(
+                f"Executor {self._call.name!r} calls {verb} after its handler has ended; nothing would come of it. "
+                "Await what the handler starts."
             )

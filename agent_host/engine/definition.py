@@ -9,6 +9,8 @@ from agent_host.engine import cells
 from agent_host.engine.checkpoint import Commit
 from agent_host.engine.executor import Executor
 from agent_host.engine.graph import Graph
+from agent_host.engine.nested import WorkflowExecutor
+from agent_host.engine.reducers import Reducer
 from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.engine.template import Template, save
 from agent_host.errors import UnsupportedValueError
@@ -29,6 +31,18 @@ class OutputDesignation:
 
 
 @dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a builder has declared; the rest of a definition is found by looking at the executors."""
+
+    name: str
+    graph: Graph
+    outputs: OutputDesignation
+    max_iterations: int
+    signature: str
+    reducers: Mapping[str, Reducer]
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """Everything about a workflow that no run changes."""
 
@@ -40,6 +54,8 @@ class Definition:
     signature: str
     templates: Mapping[str, Template]
     root: Commit
+    reducers: Mapping[str, Reducer]
+    children: Mapping[str, "Definition"]
 
     @property
     def foreign(self) -> list[str]:
@@ -47,13 +63,13 @@ class Definition:
         return [f"{template.executor_id}.{name}" for template in self.templates.values() for name in template.foreign]
 
 
-async def capture(
-    name: str, graph: Graph, codec: Codec, outputs: OutputDesignation, max_iterations: int, signature: str
-) -> Definition:
+async def capture(declared: Declaration, codec: Codec) -> Definition:
     """Take the executors as they are now for pristine, and make the root commit of them.
 
-    The root's id is a hash of what it holds, so every process that runs the same program agrees on it.
+    The root's id is a hash of what it holds, and of what nested workflows begin with, so every process that runs the
+    same program agrees on it.
     """
+    graph = declared.graph
     templates = {key: Template.of(executor, codec) for key, executor in graph.executors.items()}
     delta: dict[str, bytes | None] = {}
     blobs: dict[bytes, bytes] = {}
@@ -61,14 +77,24 @@ async def capture(
         for cell, encoded in (await _root_cells(executor, templates[key], codec)).items():
             delta[cell] = encoded.reference
             blobs.update(encoded.blobs)
-    digest = sha256(f"{name}\0{signature}\0".encode())
+    children = {
+        key: await capture(executor.workflow.declaration, codec)
+        for key, executor in graph.executors.items()
+        if isinstance(executor, WorkflowExecutor)
+    }
+    digest = sha256(f"{declared.name}\0{declared.signature}\0".encode())
     for cell in sorted(delta):
         digest.update(cell.encode() + b"\0" + (delta[cell] or b"") + b"\0")
+    for key in sorted(children):
+        digest.update(f"{key}\0{children[key].root.id}\0".encode())
     root = Commit(
-        id=f"chk_root{digest.hexdigest()[:40]}", parent=None, workflow=name, session_id="", kind="root", seq=0, step=0,
-        created_at=0.0, signature=signature, delta=delta, complete=True, distance=0, blobs=blobs,
+        id=f"chk_root{digest.hexdigest()[:40]}", parent=None, workflow=declared.name, session_id="", kind="root", seq=0,
+        step=0, created_at=0.0, signature=declared.signature, delta=delta, complete=True, distance=0, blobs=blobs,
     )  # fmt: skip
-    return Definition(name, graph, codec, outputs, max_iterations, signature, templates, root)
+    return Definition(
+        declared.name, graph, codec, declared.outputs, declared.max_iterations, declared.signature, templates, root,
+        declared.reducers, children,
+    )  # fmt: skip
 
 
 async def _root_cells(executor: Executor, template: Template, codec: Codec) -> dict[str, Encoded]:

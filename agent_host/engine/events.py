@@ -50,14 +50,16 @@ class WorkflowErrorDetails:
 
 @dataclass(frozen=True, slots=True)
 class OutputKey:
-    """Names one output of one run: superstep, invocation within it, number within that.
+    """Names one output of one run: superstep, call within it, number within that, and attempt at the call (from 0).
 
-    The deltas of a streamed output and the whole output that settles it carry the same key.
+    The deltas of a streamed output and the whole output that settles it carry the same key. An `executor_failed`
+    carries the key of the first output of the attempt that failed: what was shown of that attempt is void.
     """
 
     iteration: int
     invocation: int
     number: int
+    attempt: int = 0
 
 
 class WorkflowEvent(msgspec.Struct, frozen=True, kw_only=True):

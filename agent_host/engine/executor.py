@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, overload
 
 from agent_host.engine.handlers import HandlerTable, _local_names, _Mark, read_handler
+from agent_host.engine.policies import RetryPolicy
 from agent_host.errors import HandlerError, WorkflowValidationError
 
 _ID = re.compile(r"[^/\x00-\x1f]{1,128}")
@@ -59,17 +60,22 @@ class Executor:
     """The base of all executors. Subclass it and mark methods with `@handler`.
 
     `shared=True` on the class (`class Lookup(Executor, shared=True)`) makes all its attributes configuration.
+    `retry` calls a handler again that failed; a handler that takes longer than `timeout` seconds fails.
     """
 
     _agent_host_shared: ClassVar[bool] = False
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, *, retry: RetryPolicy | None = None, timeout: float | None = None) -> None:
         given: object = id
         if not isinstance(given, str) or not _ID.fullmatch(id):
             raise WorkflowValidationError(
                 f"An executor's id is 1 to 128 printable characters without '/'; got {id!r} for {type(self).__name__}."
             )
+        if timeout is not None and timeout <= 0:
+            raise WorkflowValidationError(f"The timeout of executor {id!r} must be positive; got {timeout}.")
         self.id = id
+        self._agent_host_retry = retry
+        self._agent_host_timeout = timeout
         for name, field in declared_fields(type(self)).items():
             if field.factory is not None or field.default is not _MISSING:
                 getattr(self, name)
@@ -153,8 +159,16 @@ def has_hooks(executor: Executor) -> bool:
 class FunctionExecutor(Executor):
     """An executor made of one function `(message)` or `(message, ctx)`. Plain functions run in a worker thread."""
 
-    def __init__(self, function: Callable[..., Any], id: str | None = None, *, mark: _Mark) -> None:
-        super().__init__(id or function.__name__)
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        id: str | None = None,
+        *,
+        mark: _Mark,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(id or function.__name__, retry=retry, timeout=timeout)
         self._agent_host_function = read_handler(
             function, kind="handler", owner=function.__name__, skip_self=False, mark=mark
         )
@@ -172,7 +186,13 @@ _F = typing.TypeVar("_F", bound=Callable[..., Any])
 def executor(function: Callable[..., Any]) -> FunctionExecutor: ...
 @overload
 def executor(
-    *, id: str | None = None, input: Any = None, output: Any = None, workflow_output: Any = None
+    *,
+    id: str | None = None,
+    input: Any = None,
+    output: Any = None,
+    workflow_output: Any = None,
+    retry: RetryPolicy | None = None,
+    timeout: float | None = None,
 ) -> Callable[[Callable[..., Any]], FunctionExecutor]: ...
 def executor(
     function: Any = None,
@@ -181,14 +201,19 @@ def executor(
     input: Any = None,
     output: Any = None,
     workflow_output: Any = None,
+    retry: RetryPolicy | None = None,
+    timeout: float | None = None,
 ) -> Any:
-    """Turn a function `(message, ctx)` into an executor. Its id is the function's name unless given."""
+    """Turn a function `(message, ctx)` into an executor. Its id is the function's name unless given.
+
+    `retry` and `timeout` (seconds, for each call) are those of `Executor`.
+    """
     import sys
 
     given = {"input": input, "output": output, "workflow_output": workflow_output}
     mark = _Mark("handler", {k: v for k, v in given.items() if v is not None}, _local_names(sys._getframe(1)))
 
     def make(target: Callable[..., Any]) -> FunctionExecutor:
-        return FunctionExecutor(target, id, mark=mark)
+        return FunctionExecutor(target, id, mark=mark, retry=retry, timeout=timeout)
 
     return make if function is None else make(function)

@@ -1,33 +1,45 @@
 """Put the effects of one superstep together, in the order of its invocations, whoever finished first.
 
-Rule 1: two executors that wrote one shared key are an error: which value wins would depend on luck.
+Rule 1: two executors that wrote one shared key are an error, unless the key has a reducer: which value wins would
+        depend on luck.
 Rule 2: equal effects give an equal result, in the same order, however the siblings were timed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from agent_host.engine.context import Asked, Effect, Sent, Yielded
+from agent_host.engine.effects import Asked, Effect, Entered, Replied, Sent, Yielded
 from agent_host.engine.events import CustomEvent
 from agent_host.engine.serialization.codec import Encoded
 from agent_host.errors import StateConflictError, WorkflowRunnerException
 
+Reduce = Callable[[str, Sequence[Encoded]], Encoded]
+
 
 class Merged(msgspec.Struct, frozen=True):
-    """What a superstep amounts to. Entries keep the index of the invocation they come from."""
+    """What a superstep amounts to for one graph.
+
+    `yielded` holds the index of the invocation, the number within it, executor, output, and attempt.
+    """
 
     sent: tuple[tuple[str, Sent], ...]
-    yielded: tuple[tuple[int, int, str, Yielded], ...]
+    yielded: tuple[tuple[int, int, str, Yielded, int], ...]
     asked: tuple[tuple[str, Asked], ...]
     writes: dict[str, Encoded | None]
     events: tuple[tuple[str, CustomEvent], ...]
     usage: dict[str, int]
+    nested: tuple[tuple[str, Entered | Replied], ...]
+    journals: dict[str, dict[int, Encoded]]
 
 
-def merge(effects: Sequence[Effect]) -> Merged:
-    """Combine effects given in invocation order. Raises `StateConflictError` naming executors and key."""
+def merge(effects: Sequence[Effect], reduce: Reduce) -> Merged:
+    """Combine effects given in invocation order. Raises `StateConflictError` naming executors and key.
+
+    `reduce` puts the updates of a key with a reducer together, on top of what the superstep found.
+    """
     writes: dict[str, Encoded | None] = {}
+    updates: dict[str, list[Encoded]] = {}
     writers: dict[str, str] = {}
     asked: dict[str, tuple[str, Asked]] = {}
     usage: dict[str, int] = {}
@@ -37,19 +49,23 @@ def merge(effects: Sequence[Effect]) -> Merged:
             if other != effect.executor_id:
                 raise StateConflictError(
                     f"{other!r} and {effect.executor_id!r} both wrote the shared state {key!r} in one superstep. "
-                    "Let one of them write it, or use two keys."
+                    "Let one of them write it, use two keys, or give the key a reducer: WorkflowBuilder(state={...})."
                 )
             writes[key] = value
+        for key, written in effect.updates.items():
+            updates.setdefault(key, []).extend(written)
         for request in effect.asked:
             if request.request_id in asked:
                 raise WorkflowRunnerException(f"Two requests of one superstep have the id {request.request_id!r}.")
             asked[request.request_id] = (effect.executor_id, request)
         for name, count in effect.usage.items():
             usage[name] = usage.get(name, 0) + count
+    for key, written in updates.items():
+        writes[key] = reduce(key, written)
     return Merged(
         sent=tuple((effect.executor_id, sent) for effect in effects for sent in effect.sent),
         yielded=tuple(
-            (index, number, effect.executor_id, output)
+            (index, number, effect.executor_id, output, effect.attempt)
             for index, effect in enumerate(effects)
             for number, output in enumerate(effect.yielded)
         ),
@@ -57,4 +73,6 @@ def merge(effects: Sequence[Effect]) -> Merged:
         writes=writes,
         events=tuple((effect.executor_id, event) for effect in effects for event in effect.events),
         usage=usage,
+        nested=tuple((effect.executor_id, entry) for effect in effects for entry in effect.nested),
+        journals={effect.executor_id: effect.journal for effect in effects if effect.journal is not None},
     )

@@ -18,8 +18,9 @@ class ResponseStream:
     `async with` block, or dropping the stream ends the run, whose tasks are cancelled and awaited.
     """
 
-    def __init__(self, start: "_Start") -> None:
+    def __init__(self, start: "_Start", stop: Callable[[], None]) -> None:
         self._start = start
+        self._stop = stop
         self._waiting: asyncio.Queue[WorkflowEvent | None] = asyncio.Queue()
         self._task: asyncio.Task[WorkflowRunResult] | None = None
         self._closed = False
@@ -49,6 +50,13 @@ class ResponseStream:
         if self._task is None or self._task.cancelled():
             raise WorkflowRunnerException("The stream was closed before its run ended.")
         return self._task.result()
+
+    def stop(self) -> None:
+        """Let the run end after the superstep it is in. What is queued then stays: `run()` continues it.
+
+        Read on to the end: the last events and the result still come.
+        """
+        self._stop()
 
     async def close(self) -> None:
         """End the run if it has not ended; its tasks are awaited."""

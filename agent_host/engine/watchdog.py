@@ -106,7 +106,7 @@ def _culprit(frame: types.FrameType | None) -> str:
     while frame is not None:
         names = frame.f_locals
         invocation = names.get("invocation")
-        if frame.f_code.co_name == "_invoke" and invocation is not None:
+        if frame.f_code.co_name == "_call" and invocation is not None:
             return f"executor {invocation.executor!r}"
         frame = frame.f_back
     return "code outside of any executor"

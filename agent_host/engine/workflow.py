@@ -9,26 +9,30 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
 
-from agent_host.engine.cells import QUEUE
+from agent_host.engine.cells import QUEUE, split_nested
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.definition import Definition, OutputDesignation, capture
+from agent_host.engine.definition import Declaration, Definition, OutputDesignation, capture
 from agent_host.engine.events import WorkflowEvent, WorkflowRunResult, WorkflowRunState
 from agent_host.engine.executor import Executor
 from agent_host.engine.graph import Graph
-from agent_host.engine.lane import Lane, View, Waiting, read_view
+from agent_host.engine.history import CheckpointInfo, ancestors, next_executors
+from agent_host.engine.lane import Lane, Unfinished
+from agent_host.engine.notes import Notes
 from agent_host.engine.response_stream import ResponseStream
-from agent_host.engine.runner import Durability, Run, RunOptions, new_commit_id
+from agent_host.engine.runner import Durability, OnCheckpointError, Run, RunOptions, new_commit_id
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage, InMemoryCheckpointStorage
 from agent_host.engine.storage.head_publisher import HeadPublisher, blobs_with_root, head_view, root_view
+from agent_host.engine.view import View, read_view
 from agent_host.errors import (
     CheckpointNotFoundError,
     WorkflowBusyError,
     WorkflowCheckpointException,
+    WorkflowConflictError,
     WorkflowException,
 )
 
@@ -63,10 +67,14 @@ class _Claim:
 
 @dataclass(slots=True)
 class _Session:
-    """A session that lives in this process only: where it stands, and what it has not finished."""
+    """A session that lives in this process only: where it stands, what it has not finished, and how far that is.
+
+    `unfinished` is None where it stands in the cells of the view.
+    """
 
     view: View
-    waiting: Waiting = field(default_factory=Waiting)
+    unfinished: Unfinished | None
+    notes: Notes = field(default_factory=Notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +101,15 @@ class Workflow:
 
     def __init__(
         self,
-        *,
-        graph: Graph,
-        name: str,
-        description: str | None,
+        declaration: Declaration,
         codec: Codec,
-        outputs: OutputDesignation,
-        max_iterations: int,
-        signature: str,
-        storage: CheckpointStorage | None,
+        *,
+        description: str | None = None,
+        storage: CheckpointStorage | None = None,
     ) -> None:
-        self.graph = graph
-        self.name = name
+        self.declaration = declaration
         self.description = description
-        self.signature = signature
-        self.max_iterations = max_iterations
         self._codec = codec
-        self._outputs = outputs
         self._storage = storage
         self._definition: Definition | None = None
         self._claims: dict[tuple[int, str], weakref.ref[_Claim]] = {}
@@ -128,14 +128,14 @@ class Workflow:
         self, message: Any = ..., *, stream: Literal[False] = False, responses: Mapping[str, Any] | None = None,
         session_id: str = ..., checkpoint_id: str | None = None, checkpoint_storage: CheckpointStorage | None = None,
         max_iterations: int | None = None, durability: Durability = "step", include_status_events: bool = False,
-        turn: Any = None,
+        on_checkpoint_error: OnCheckpointError = "fail", turn: Any = None,
     ) -> Coroutine[Any, Any, WorkflowRunResult]: ...  # fmt: skip
     @overload
     def run(
         self, message: Any = ..., *, stream: Literal[True], responses: Mapping[str, Any] | None = None,
         session_id: str = ..., checkpoint_id: str | None = None, checkpoint_storage: CheckpointStorage | None = None,
         max_iterations: int | None = None, durability: Durability = "step", include_status_events: bool = False,
-        turn: Any = None,
+        on_checkpoint_error: OnCheckpointError = "fail", turn: Any = None,
     ) -> "ResponseStream": ...  # fmt: skip
     def run(
         self,
@@ -149,25 +149,30 @@ class Workflow:
         max_iterations: int | None = None,
         durability: Durability = "step",
         include_status_events: bool = False,
+        on_checkpoint_error: OnCheckpointError = "fail",
         turn: Any = None,
     ) -> "Coroutine[Any, Any, WorkflowRunResult] | ResponseStream":
         """Run the workflow in a session until nothing is queued.
 
         `message` is a new input, `responses` answers open requests by id; with neither, queued work goes on.
         `checkpoint_id` starts from that commit instead of the session's head; it may be combined with either.
-        `durability="step"` commits every superstep, `"turn"` once at rest. `turn` is handed to handlers as
-        `ctx.turn`. With `stream=True` the result is a `ResponseStream` of events.
+        `durability="step"` commits every superstep, `"turn"` once at rest. A checkpoint that cannot be stored fails
+        the run, or is a warning with `on_checkpoint_error="warn"`. `turn` is handed to handlers as `ctx.turn`. With
+        `stream=True` the result is a `ResponseStream` of events.
 
         Raises `WorkflowBusyError` if the session has a run already, and whatever a handler raised; the session then
         stands at its last commit and can be run again at once.
         """
-        options = RunOptions(durability=durability, max_iterations=max_iterations, streaming=stream, turn=turn)
+        options = RunOptions(
+            durability=durability, max_iterations=max_iterations, streaming=stream, turn=turn,
+            on_checkpoint_error=on_checkpoint_error,
+        )  # fmt: skip
         request = _Request(
             message, responses, session_id, checkpoint_id, checkpoint_storage or self._storage, options,
             include_status_events,
         )  # fmt: skip
         if stream:
-            return ResponseStream(lambda sink, owner: self._run(request, sink, owner))
+            return ResponseStream(lambda sink, owner: self._run(request, sink, owner), options.stop.request)
         return self._run(request)
 
     async def _run(
@@ -202,25 +207,30 @@ class Workflow:
         self, definition: Definition, request: _Request, hear: Callable[[WorkflowEvent], None]
     ) -> tuple[Run, HeadPublisher | None]:
         """Find where the session stands, and materialise it."""
-        storage, session_id = request.storage, request.session_id
-        publisher, live = None, None
+        storage, session_id, options = request.storage, request.session_id, request.options
+        publisher, live, notes = None, None, None
         if storage is None:
             session = self._sessions.get(session_id)
             view = session.view if session else root_view(definition.root)
-            live = session.waiting if session else Waiting()
             read = blobs_with_root(definition.root, self._pinned.log.blobs)
             if request.checkpoint_id:
-                view, live = await self._pinned_view(definition, request.checkpoint_id), None
+                view = await self._pinned_view(definition, request.checkpoint_id)
+            elif session is not None:
+                live, notes = session.unfinished, session.notes
         else:
             storage.bind(definition.codec)
             log = storage.log
             head, view = await head_view(log, self.name, session_id, definition.root)
             if request.checkpoint_id:
                 view = await self._view_at(definition, storage, request.checkpoint_id)
+                options = replace(options, branch=view.commit_id != head)
             publisher = HeadPublisher(log, session_id, head, definition.root)
             read = blobs_with_root(definition.root, log.blobs)
         lane = await Lane.open(session_id, definition, view, read, stored=storage is not None, live=live)
-        return Run(lane, publisher, hear, request.options), publisher
+        run = Run(lane, publisher, hear, options)
+        if notes is not None:
+            run.calls.notes = notes
+        return run, publisher
 
     async def _drive(self, run: Run, request: _Request) -> None:
         """Feed the run, let it come to rest, and note where the session stands if it lives in this process."""
@@ -230,7 +240,7 @@ class Workflow:
             elif request.responses:
                 await run.answer(request.responses)
             else:
-                run.resume()
+                await run.resume()
                 run.tell_open_requests()
             await run.to_rest()
         except BaseException:
@@ -242,7 +252,9 @@ class Workflow:
             if request.session_id == DEFAULT_SESSION:
                 self._status = run.state
             if request.storage is None and run.moved:
-                self._sessions[request.session_id] = _Session(run.lane.view, run.settled)
+                self._sessions[request.session_id] = _Session(run.lane.view, run.settled, run.calls.notes)
+            elif request.storage is None and request.session_id in self._sessions:
+                self._sessions[request.session_id].notes = run.calls.notes
 
     async def _view_at(self, definition: Definition, storage: CheckpointStorage, checkpoint_id: str) -> View:
         if checkpoint_id == definition.root.id:
@@ -279,7 +291,7 @@ class Workflow:
                 return await self._pin(definition, session_id)
             storage.bind(definition.codec)
             head, view = await head_view(storage.log, self.name, session_id, definition.root)
-            if any(key.startswith(QUEUE) for key in view.cells):
+            if any(split_nested(key)[1].startswith(QUEUE) for key in view.cells):
                 raise self._queued(session_id)
             await HeadPublisher(storage.log, session_id, head, definition.root).stand_at(view.commit_id)
             return view.commit_id
@@ -289,11 +301,11 @@ class Workflow:
         session = self._sessions.get(session_id)
         if session is None:
             return definition.root.id
-        if session.waiting.queue:
-            raise self._queued(session_id)
         read = blobs_with_root(definition.root, self._pinned.log.blobs)
-        lane = await Lane.open(session_id, definition, session.view, read, live=session.waiting)
-        lane.settle_waiting()
+        lane = await Lane.open(session_id, definition, session.view, read, live=session.unfinished)
+        if lane.queued:
+            raise self._queued(session_id)
+        await lane.settle()
         made = lane.commit("manual", new_commit_id(), 0.0, steps=0)
         if made is not None:
             lane.accept(made)
@@ -334,12 +346,137 @@ class Workflow:
         storage = checkpoint_storage or self._storage
         return await storage.log.head(self.name, session_id) if storage is not None else None
 
+    async def fork(
+        self, checkpoint_id: str, session_id: str, *, checkpoint_storage: CheckpointStorage | None = None
+    ) -> str:
+        """Begin a session at a checkpoint of another one; neither sees what the other does. Returns its id.
+
+        Copies nothing. Refused with `WorkflowConflictError` if the session exists already.
+        """
+        storage = checkpoint_storage or self._storage
+        async with self._idle(storage, session_id):
+            definition = await self.definition()
+            if storage is None:
+                exists = session_id in self._sessions
+                view = await self._pinned_view(definition, checkpoint_id)
+            else:
+                exists = await storage.log.head(self.name, session_id) is not None
+                view = await self._view_at(definition, storage, checkpoint_id)
+            if exists:
+                raise WorkflowConflictError(
+                    f"The session {session_id!r} exists already; fork into a new one, or run it with "
+                    f"checkpoint_id={checkpoint_id!r}."
+                )
+            if storage is None:
+                self._sessions[session_id] = _Session(view, None)
+            else:
+                await HeadPublisher(storage.log, session_id, None, definition.root).stand_at(view.commit_id)
+        return checkpoint_id
+
+    async def history(
+        self, session_id: str = DEFAULT_SESSION, *, checkpoint_storage: CheckpointStorage | None = None
+    ) -> list[CheckpointInfo]:
+        """The checkpoints that led to where a session stands, newest first. Reads no state.
+
+        Raises `WorkflowCheckpointException` without a storage: a session in this process keeps no past.
+        """
+        storage = checkpoint_storage or self._storage
+        if storage is None:
+            raise WorkflowCheckpointException(
+                f"The workflow {self.name!r} has no checkpoint storage, so its sessions have no history. "
+                "Pass checkpoint_storage=InMemoryCheckpointStorage() to the builder."
+            )
+        head = await storage.log.head(self.name, session_id)
+        return [info async for info in ancestors(storage.log, head)] if head is not None else []
+
+    async def next_executors(
+        self,
+        checkpoint_id: str | None = None,
+        *,
+        session_id: str = DEFAULT_SESSION,
+        checkpoint_storage: CheckpointStorage | None = None,
+    ) -> list[str]:
+        """The executors that `run()` would call next, from a checkpoint or where a session stands; none at rest.
+
+        Asks conditions and selections of the graph, and calls no handler.
+        """
+        request = _Request(
+            _NO_MESSAGE, None, session_id, checkpoint_id, checkpoint_storage or self._storage, RunOptions(), False
+        )
+        run, _ = await self._open(await self.definition(), request, lambda event: None)
+        return await next_executors(run.lane)
+
+    async def cancel_pending_requests(
+        self,
+        request_ids: Sequence[str] | None = None,
+        *,
+        session_id: str = DEFAULT_SESSION,
+        checkpoint_storage: CheckpointStorage | None = None,
+    ) -> list[str]:
+        """Drop open requests of a session, all of them if none is named; returns the ids of those dropped.
+
+        Raises `UnknownRequestError`, and drops nothing, if one of them is not open. Refused with
+        `WorkflowBusyError` during a run.
+        """
+        storage = checkpoint_storage or self._storage
+        async with self._idle(storage, session_id):
+            request = _Request(_NO_MESSAGE, None, session_id, None, storage, RunOptions(), False)
+            run, _ = await self._open(await self.definition(), request, lambda event: None)
+            outward = [name for name, (frame, _) in run.lane.open_requests().items() if frame.outward]
+            dropped = list(request_ids) if request_ids is not None else outward
+            await run.cancel(dropped)
+            if storage is None and dropped:
+                self._sessions[session_id] = _Session(run.lane.view, run.settled)
+        if session_id == DEFAULT_SESSION and set(dropped) >= set(outward):
+            self._status = WorkflowRunState.IDLE
+        return dropped
+
+    async def resolve_pause_checkpoint_id(
+        self,
+        request_ids: Sequence[str] | None = None,
+        *,
+        session_id: str = DEFAULT_SESSION,
+        checkpoint_storage: CheckpointStorage | None = None,
+    ) -> str | None:
+        """The checkpoint that holds a session's open requests: its head. `request_info` events carry it already."""
+        return await self.get_last_checkpoint_id(session_id, checkpoint_storage=checkpoint_storage)
+
     # --- What it is ---
 
     @property
     def status(self) -> WorkflowRunState:
         """Where the default session's last run ended, or stands."""
         return self._status
+
+    @property
+    def name(self) -> str:
+        return self.declaration.name
+
+    @property
+    def graph(self) -> Graph:
+        return self.declaration.graph
+
+    @property
+    def outputs(self) -> OutputDesignation:
+        """Which executors' outputs are the answer, and which are comments on the way."""
+        return self.declaration.outputs
+
+    @property
+    def signature(self) -> str:
+        """What a checkpoint remembers of the graph, to notice that it has changed."""
+        return self.declaration.signature
+
+    @property
+    def max_iterations(self) -> int:
+        return self.declaration.max_iterations
+
+    @property
+    def output_types(self) -> list[Any]:
+        """The types that executors declare to yield as output, without those that declare nothing."""
+        yielding = [
+            executor for executor in self.graph.executors.values() if self.outputs.kind(executor.id) == "output"
+        ]
+        return list(dict.fromkeys(hint for executor in yielding for hint in executor.workflow_output_types))
 
     @property
     def input_types(self) -> list[Any]:
@@ -358,7 +495,7 @@ class Workflow:
         Raises `ExecutorStateError` if an executor holds something that could be neither stored nor shared.
         """
         if self._definition is None:
-            made = await capture(self.name, self.graph, self._codec, self._outputs, self.max_iterations, self.signature)
+            made = await capture(self.declaration, self._codec)
             if self._definition is None:  # else another task was faster
                 self._definition = made
         return self._definition
@@ -407,7 +544,7 @@ class Workflow:
     def _show(self, lane: Lane) -> None:
         """Let the original executors show the default session's attributes. One loop that cannot fail."""
         if lane.session_id == DEFAULT_SESSION:
-            for name, clone in lane.clones.items():
+            for name, clone in lane.root.clones.items():
                 self.graph.executors[name].__dict__ = vars(clone.executor)
 
     async def _show_last_boundary(self, lane: Lane) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent_host.engine.definition import Definition
-from agent_host.engine.lane import ReadBlobs, View, read_view
 from agent_host.engine.storage.head_publisher import blobs_with_root, root_view
+from agent_host.engine.view import ReadBlobs, View, read_view
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import WorkflowValidationError
 from agent_host.ids import IdSource, random_bytes

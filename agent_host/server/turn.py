@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.lane import View
+from agent_host.engine.view import View
 from agent_host.foundry.identity import Identity
 from agent_host.wire.events import Event
 from agent_host.wire.request import CreateRequest

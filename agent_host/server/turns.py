@@ -112,6 +112,12 @@ class _Collected:
     async def publish(self, boundary: Boundary) -> None:
         self.commits = (*self.commits, *boundary.commits)
 
+    async def record(self, entries: Mapping[str, bytes]) -> None:
+        """Nothing: a foreground turn that does not end leaves nothing behind."""
+
+    async def recorded(self) -> dict[str, bytes]:
+        return {}
+
 
 async def run(host: Host, turn: Turn, lane: Lane, message: Any, answer: Answer) -> Outcome:
     """Run supersteps until the workflow is at rest. Raises what a handler raised."""

@@ -93,7 +93,7 @@ class CountingLog(MemoryLog):
         return cells + sum(len(body) for commit in commits for body in commit.blobs.values())
 
 
-class Stopped(Exception):
+class Stopped(BaseException):
     """The process ended here."""
 
 
@@ -110,6 +110,21 @@ class StoppingLog(MemoryLog):
             self.left -= 1
             if self.left <= 0:
                 raise Stopped
+
+
+class RefusingLog(MemoryLog):
+    """Lets `left` commits through and then refuses every one, before it has taken effect; None lets all through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: int | None = None
+
+    async def commit(self, commits: Sequence[Commit], expected_head: str | None) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise OSError("disk full")
+        await super().commit(commits, expected_head)
 
 
 class SlowLog(MemoryLog):

@@ -15,8 +15,13 @@ from agent_host import (
     handler,
 )
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
-from agent_host.errors import StateConflictError, WorkflowConvergenceException, WorkflowRunnerException
-from tests.engine.graphs import Stopped, StoppingLog, ping_pong
+from agent_host.errors import (
+    StateConflictError,
+    WorkflowCheckpointException,
+    WorkflowConvergenceException,
+    WorkflowRunnerException,
+)
+from tests.engine.graphs import RefusingLog, ping_pong
 
 STORAGES = pytest.mark.parametrize("storage", [None, InMemoryCheckpointStorage], ids=["no storage", "in memory"])
 
@@ -254,12 +259,12 @@ async def test_the_limit_counts_the_supersteps_of_one_run() -> None:
 
 async def test_a_failing_store_fails_the_run_and_leaves_no_trace() -> None:
     """What could not be published is not the session's state: the status tells the last commit that is stored."""
-    log = StoppingLog()
+    log = RefusingLog()
     workflow = ping_pong(CheckpointStorage(log))
     await workflow.run(1)
-    log.left = 2
+    log.left = 1
     events = []
-    with pytest.raises(Stopped):
+    with pytest.raises(WorkflowCheckpointException, match="disk full"):
         async for event in workflow.run(3, stream=True):
             events.append(event)
     assert workflow.status is WorkflowRunState.FAILED

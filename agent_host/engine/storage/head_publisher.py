@@ -1,11 +1,11 @@
 """Publish a run's boundaries to a commit log, and read where a session stands there."""
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.lane import ReadBlobs, View, read_view
 from agent_host.engine.ports import Boundary, CommitLog
+from agent_host.engine.view import ReadBlobs, View, read_view
 from agent_host.errors import WorkflowConflictError
 
 
@@ -26,6 +26,15 @@ class HeadPublisher:
             commits = (self._root, *commits)  # stored with the first commit that descends from it
         await self._log.commit(commits, self._head)
         self._head = commits[-1].id
+
+    async def record(self, entries: Mapping[str, bytes]) -> None:
+        if self._head is not None:
+            await self._log.record(self._root.workflow, self._session_id, self._head, entries)
+
+    async def recorded(self) -> dict[str, bytes]:
+        if self._head is None:
+            return {}
+        return await self._log.recorded(self._root.workflow, self._session_id, self._head)
 
     async def stand_at(self, commit_id: str) -> None:
         """Make a stored commit, or the root, the head of the session."""

@@ -1,0 +1,339 @@
+"""Call the handlers of a superstep: those of one executor in order, those of different ones at the same time.
+
+Rule 1: when a call fails, its siblings are cancelled and awaited, and the first error is raised.
+Rule 2: what has finished by then is noted, and a retry of the superstep takes the note instead of calling again.
+Rule 3: a call that is tried again starts from the state and the message that its first attempt found.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from agent_host.engine import notes
+from agent_host.engine.context import Call, Surroundings, WorkflowContext
+from agent_host.engine.effects import Effect
+from agent_host.engine.events import OutputKey, WorkflowErrorDetails, WorkflowEventType
+from agent_host.engine.executor import Executor
+from agent_host.engine.frame import Frame, response_type
+from agent_host.engine.handlers import Handler, HandlerTable
+from agent_host.engine.journal import Journal
+from agent_host.engine.notes import Finished, Notes
+from agent_host.engine.routing import Invocation, Plan
+from agent_host.engine.serialization.codec import Encoded
+from agent_host.engine.tasks import end
+from agent_host.engine.threads import LeftBehind, in_thread
+from agent_host.errors import ExecutorTimeoutError, UnsupportedValueError, WorkflowRunnerException
+
+log = logging.getLogger("agent_host.engine")
+
+Record = Callable[[Mapping[str, bytes]], Awaitable[None]]
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Tell(Protocol):
+    """Emit an event of the run."""
+
+    def __call__(self, kind: WorkflowEventType, **fields: Any) -> None: ...
+
+
+class Done(msgspec.Struct):
+    """A call that has ended well and is not noted yet; `cells` if its executor was called again since."""
+
+    key: str
+    frame: Frame
+    invocation: Invocation
+    effect: Effect
+    own_writes: notes.Cells
+    cells: notes.Cells | None = None
+
+
+class Calls:
+    """Calls the handlers of one run.
+
+    `notes` holds what is known of the superstep that runs next. `record` makes notes durable where the run commits
+    every superstep; without it they are kept in memory if `keeps_notes`.
+    """
+
+    def __init__(
+        self, around: Surroundings, tell: Tell, *, record: Record | None, keeps_notes: bool, sleep: Sleep
+    ) -> None:
+        self.notes = Notes()
+        self._around = around
+        self._tell = tell
+        self._record = record
+        self._keeps_notes = keeps_notes
+        self._sleep = sleep
+        self._receivers: Counter[int] = Counter()
+        self._done: list[Done] = []
+        self._running = 0
+        self._noting: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Calls, {self._running} executors running, {len(self._done)} calls done>"
+
+    async def make(self, plans: Sequence[tuple[Frame, Plan]]) -> list[list[Effect]]:
+        """Make the calls of a superstep; the effects come in the order of the plans and their invocations."""
+        jobs: dict[tuple[int, str], list[Invocation]] = {}
+        self._receivers, self._done = Counter(), []
+        offsets, offset = [], 0
+        for at, (frame, plan) in enumerate(plans):
+            if not frame.clones:
+                await frame.materialise()
+            for invocation in plan.invocations:
+                jobs.setdefault((at, invocation.executor), []).append(invocation)
+                self._receivers.update(map(id, invocation.payloads))
+            for waiting in plan.joins.values():  # a join takes its message later, and must find it as it was sent
+                self._receivers.update(map(id, waiting))
+            offsets.append(offset)
+            offset += len(plan.invocations)
+        effects: list[list[Any]] = [[None] * len(plan.invocations) for _, plan in plans]
+        self._running = len(jobs)
+        work = [
+            self._serve(plans[at][0], invocations, effects[at], offsets[at]) for (at, _), invocations in jobs.items()
+        ]
+        try:
+            if len(work) == 1:
+                await work[0]
+            elif work:
+                await _all_or_none(work)
+        except BaseException as error:
+            await self._note_after(error)
+            raise
+        if self._noting is not None:
+            await self._end_noting()
+        return effects
+
+    async def _serve(
+        self, frame: Frame, invocations: Sequence[Invocation], effects: list[Effect | None], offset: int
+    ) -> None:
+        """Make the calls of one executor, except for those that are noted as finished."""
+        own_writes: notes.Cells = {}
+        left_behind: notes.Cells | None = None
+        for number, invocation in enumerate(invocations, start=1):
+            key = notes.call_key(frame.prefix, invocation.index)
+            known = self.notes.calls.get(key) if self.notes.calls else None
+            if known is not None and (known.executor_id, known.kind) == (invocation.executor, invocation.kind):
+                effects[invocation.index] = known.effect
+                own_writes = dict(known.own_writes)
+                left_behind = known.cells
+                continue
+            if left_behind is not None:
+                await frame.adopt(invocation.executor, left_behind)
+                left_behind = None
+            effect = await self._call(frame, invocation, key, own_writes, offset + invocation.index)
+            effects[invocation.index] = effect
+            if self._keeps_notes:
+                done = Done(key, frame, invocation, effect, dict(own_writes))
+                self._done.append(done)
+                if number < len(invocations):
+                    done.cells = await frame.snapshot(invocation.executor)
+                if self._record is not None and self._running > 1 and self._noting is None:
+                    self._noting = asyncio.ensure_future(self._note_early())
+        if left_behind is not None:
+            await frame.adopt(invocations[-1].executor, left_behind)
+        self._running -= 1
+
+    # --- One call ---
+
+    async def _call(
+        self, frame: Frame, invocation: Invocation, key: str, own_writes: notes.Cells, index: int
+    ) -> Effect:
+        name = invocation.executor
+        executor = frame.executor(name)
+        retry = executor._agent_host_retry
+        call = Call(
+            name, frame.name(name), key, index, invocation.sources, invocation.request_id, executor.handler_table,
+            frame, own_writes, self._open_journal,
+        )  # fmt: skip
+        if retry is None:
+            return await self._attempt(frame, executor, invocation, call)
+        cells, writes = await frame.snapshot(name), dict(own_writes)
+        while True:
+            try:
+                return await self._attempt(frame, executor, invocation, call, again=True)
+            except Exception as error:
+                pause = retry.pause(call.attempt + 1, error)
+                if pause is None:
+                    raise
+                self._tell("warning", data=f"{_cause(call.name, error)}; it is called again in {pause:g} s.")
+                await self._sleep(pause)
+            await frame.adopt(name, cells)
+            executor = frame.executor(name)
+            own_writes.clear()
+            own_writes.update(writes)
+            call.attempt += 1
+            if call.journal is not None:
+                call.journal.restart()
+
+    async def _attempt(
+        self, frame: Frame, executor: Executor, invocation: Invocation, call: Call, *, again: bool = False
+    ) -> Effect:
+        arguments = self._arguments(frame, invocation, again=again)
+        handler = _handler(frame, executor.handler_table, invocation, arguments)
+        context: WorkflowContext[Any, Any] = WorkflowContext(self._around, call)
+        if handler.takes_context:
+            arguments = (*arguments, context)
+        if handler.takes_self:
+            arguments = (executor, *arguments)
+        self._tell("executor_invoked", executor_id=call.name)
+        try:
+            await _run(handler, arguments, executor._agent_host_timeout, call.name)
+        except Exception as error:
+            error.add_note(f"raised by executor {call.name!r} of workflow {frame.definition.name!r}")
+            self._tell(
+                "executor_failed", executor_id=call.name,
+                details=WorkflowErrorDetails.from_exception(error, executor_id=call.name),
+                output=OutputKey(self._around.iteration, call.index, 0, call.attempt),
+            )  # fmt: skip
+            raise
+        finally:
+            effect = context._end()
+        self._tell("executor_completed", executor_id=call.name)
+        effect.attempt = call.attempt
+        return effect
+
+    def _arguments(self, frame: Frame, invocation: Invocation, *, again: bool) -> tuple[Any, ...]:
+        delivered = []
+        for payload in invocation.payloads:
+            value, own = payload.deliver(self._receivers[id(payload)] + again)
+            if not own and not again:
+                self._tell(
+                    "warning",
+                    data=f"A {type(value).__qualname__} sent to several executors cannot be copied; they share one.",
+                )
+            delivered.append(value)
+        if invocation.kind == "response":
+            request, answer = delivered[0]
+            return request, answer
+        return (delivered if invocation.joined else delivered[0],)
+
+    # --- Notes ---
+
+    def _open_journal(self, call: Call) -> Journal:
+        known = self.notes.steps.setdefault(call.key, {})
+
+        async def note(position: int, entry: Encoded) -> None:
+            known[position] = entry
+            if self._record is not None:
+                await self._record({notes.step_key(call.key, position): entry.reference})
+
+        frame = call.scope
+        kept = frame.journal(call.executor_id)
+        return Journal(call.name, self._around.codec, {**kept, **known}, note)
+
+    async def _note_early(self) -> None:
+        """Record what has finished while siblings still run, so that not even a crash repeats it."""
+        await asyncio.sleep(0)  # whatever finishes at the same moment is recorded together
+        while self._done and self._running:
+            await self._note()
+        self._noting = None
+
+    async def _note(self) -> None:
+        done, self._done = self._done, []
+        entries: dict[str, bytes] = {}
+        for one in done:
+            executor = one.invocation.executor
+            cells = one.cells if one.cells is not None else await one.frame.snapshot(executor)
+            finished = Finished(executor, one.invocation.kind, one.effect, cells, one.own_writes)
+            self.notes.calls[one.key] = finished
+            if self._record is not None:
+                try:
+                    entries[one.key] = notes.encode(finished, self._around.codec)
+                except UnsupportedValueError as error:  # an event's data may be anything; the call is then repeated
+                    log.debug("A finished call of %r cannot be noted: %s", executor, error)
+        if self._record is not None and entries:
+            await self._record(entries)
+
+    async def _note_after(self, error: BaseException) -> None:
+        """Note what had finished when the superstep failed. The error that ended it matters more than this."""
+        try:
+            await self._end_noting()
+            await self._note()
+        except Exception:  # noqa: BLE001 - whatever a store or a hook raises; the calls will be repeated
+            log.warning("What had finished of a failed superstep could not be noted; it will be called again.")
+
+    async def _end_noting(self) -> None:
+        noting, self._noting = self._noting, None
+        if noting is not None:
+            await asyncio.wait([noting])
+            if not noting.cancelled():
+                noting.result()
+
+
+def _handler(frame: Frame, table: HandlerTable, invocation: Invocation, arguments: tuple[Any, ...]) -> Handler:
+    if invocation.kind == "response":
+        wanted = response_type(invocation.response_name or "", table, frame.codec)
+        handler = table.responder(arguments[0], wanted)
+    else:
+        handler = table.select(arguments[0])
+    if handler is None:
+        raise WorkflowRunnerException(
+            f"Executor {frame.name(invocation.executor)!r} has no handler for a {type(arguments[0]).__qualname__}."
+        )
+    return handler
+
+
+async def _run(handler: Handler, arguments: tuple[Any, ...], timeout: float | None, executor: str) -> None:
+    try:
+        if not handler.is_async:
+            await _in_thread(handler.function, arguments, timeout, executor)
+        elif timeout is None:
+            await handler.function(*arguments)
+        else:
+            await _within(handler.function(*arguments), timeout, executor)
+    except SystemExit as error:
+        # Libraries for command lines end the process when they dislike their input; a handler may not.
+        raise WorkflowRunnerException(f"The handler {handler.name!r} called sys.exit({error.code!r}).") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody cancelled the run: the handler awaited something that was cancelled, which is its own failure.
+        raise WorkflowRunnerException(f"The handler {handler.name!r} awaited something that was cancelled.") from error
+
+
+async def _in_thread(
+    function: Callable[..., Any], arguments: tuple[Any, ...], timeout: float | None, executor: str
+) -> None:
+    try:
+        result = await in_thread(function, arguments, timeout=timeout)
+    except LeftBehind:
+        raise _too_slow(executor, timeout or 0) from None
+    if isinstance(result, Awaitable):
+        await result
+
+
+async def _within(work: Coroutine[Any, Any, Any], timeout: float, executor: str) -> None:
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            await work
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise _too_slow(executor, timeout) from None
+
+
+def _too_slow(executor: str, timeout: float) -> ExecutorTimeoutError:
+    return ExecutorTimeoutError(f"Executor {executor!r} took longer than its timeout of {timeout:g} s.")
+
+
+def _cause(executor: str, error: Exception) -> str:
+    return f"Executor {executor!r} failed with {type(error).__name__}: {error}"
+
+
+async def _all_or_none(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run jobs together. When one fails the others are cancelled and awaited, and the first error is raised."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    failed: asyncio.Task[None] | None = None
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        failed = next((task for task in tasks if task.done() and not task.cancelled() and task.exception()), None)
+    finally:
+        await end(tasks)
+    if failed is not None:
+        failed.result()

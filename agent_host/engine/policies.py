@@ -1,0 +1,38 @@
+"""What happens to an executor's call that fails or takes too long."""
+
+from dataclasses import dataclass
+
+from agent_host.errors import ExecutorTimeoutError, WorkflowException, WorkflowValidationError
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Call a handler again when it raises: at most `max_attempts` calls in all.
+
+    The n-th repetition waits `delay * backoff ** (n - 1)` seconds, at most `max_delay`. `retry_on` names the
+    exceptions that are worth it. Each attempt starts from the executor's state and the message as the first one
+    found them; results of `ctx.step` are kept from attempt to attempt.
+    """
+
+    max_attempts: int = 3
+    delay: float = 0.5
+    backoff: float = 2.0
+    max_delay: float = 30.0
+    retry_on: tuple[type[Exception], ...] = (Exception,)
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise WorkflowValidationError(f"max_attempts must be at least 1; got {self.max_attempts}.")
+        if min(self.delay, self.backoff, self.max_delay) < 0:
+            raise WorkflowValidationError("delay, backoff and max_delay of a RetryPolicy must not be negative.")
+
+    def pause(self, attempt: int, error: Exception) -> float | None:
+        """Seconds to wait after the failure of the `attempt`-th call (from 1); None if the error stands.
+
+        Errors of the engine itself, such as a value that cannot be stored, would come again: only a timeout is
+        worth another try.
+        """
+        lasting = isinstance(error, WorkflowException) and not isinstance(error, ExecutorTimeoutError)
+        if attempt >= self.max_attempts or lasting or not isinstance(error, self.retry_on):
+            return None
+        return min(self.delay * self.backoff ** (attempt - 1), self.max_delay)
