@@ -7,6 +7,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from agent_host.engine.builder import WorkflowBuilder as WorkflowBuilder
     from agent_host.engine.context import WorkflowContext as WorkflowContext
+    from agent_host.engine.edges import Case as Case
+    from agent_host.engine.edges import Default as Default
     from agent_host.engine.events import CustomEvent as CustomEvent
     from agent_host.engine.events import WorkflowEvent as WorkflowEvent
     from agent_host.engine.events import WorkflowRunResult as WorkflowRunResult
@@ -15,10 +17,10 @@ if TYPE_CHECKING:
     from agent_host.engine.executor import config as config
     from agent_host.engine.executor import executor as executor
     from agent_host.engine.executor import state as state
-    from agent_host.engine.graph import Case as Case
-    from agent_host.engine.graph import Default as Default
     from agent_host.engine.handlers import handler as handler
     from agent_host.engine.handlers import response_handler as response_handler
+    from agent_host.engine.nested import WorkflowExecutor as WorkflowExecutor
+    from agent_host.engine.policies import RetryPolicy as RetryPolicy
     from agent_host.engine.response_stream import ResponseStream as ResponseStream
     from agent_host.engine.serialization.stored_types import register_checkpoint_type as register_checkpoint_type
     from agent_host.engine.storage.checkpoint_storage import InMemoryCheckpointStorage as InMemoryCheckpointStorage
@@ -36,11 +38,13 @@ __all__ = [
     "InMemoryCheckpointStorage",
     "Message",
     "ResponseStream",
+    "RetryPolicy",
     "TextDelta",
     "Workflow",
     "WorkflowBuilder",
     "WorkflowContext",
     "WorkflowEvent",
+    "WorkflowExecutor",
     "WorkflowRunResult",
     "WorkflowRunState",
     "config",
@@ -70,8 +74,8 @@ _HOMES = {
     "config": "engine.executor",
     "executor": "engine.executor",
     "state": "engine.executor",
-    "Case": "engine.graph",
-    "Default": "engine.graph",
+    "Case": "engine.edges",
+    "Default": "engine.edges",
     "handler": "engine.handlers",
     "response_handler": "engine.handlers",
     "CheckpointStorage": "engine.storage.checkpoint_storage",
@@ -80,6 +84,16 @@ _HOMES = {
     "DEFAULT_MAX_ITERATIONS": "engine.builder",
     "ResponseStream": "engine.response_stream",
     "Workflow": "engine.workflow",
+    "WorkflowExecutor": "engine.nested",
+    "SubWorkflowRequestMessage": "engine.nested",
+    "SubWorkflowResponseMessage": "engine.nested",
+    "RetryPolicy": "engine.policies",
+    "CheckpointInfo": "engine.history",
+    "ExecutorTimeoutError": "errors",
+    "StepMismatchError": "errors",
+    "UnknownRequestError": "errors",
+    "CheckpointNotFoundError": "errors",
+    "CheckpointDecodeError": "errors",
     "Message": "messages",
     "TextDelta": "messages",
     "create_app": "server.app",

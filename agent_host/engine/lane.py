@@ -113,7 +113,8 @@ class Lane:
         """Give the lane fresh clones with the state of its last commit. If a hook fails, nothing has changed."""
         found = {cells.path_of(prefix): stored for prefix, stored in cells.by_instance(self.view.cells).items()}
         made: dict[cells.Path, Frame] = {}
-        for path in sorted({(), *found, *(live or ())}):
+        paths = {path[:depth] for path in (*found, *(live or ())) for depth in range(len(path) + 1)}
+        for path in sorted({(), *paths}):
             frame = self._frame(path, found.get(path, {}))
             frame.refuse_strangers()
             if live is not None:

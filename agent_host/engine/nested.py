@@ -97,7 +97,13 @@ class WorkflowExecutor(Executor, shared=True):
             yields = _one_of(inner.output_types) if self.allow_direct_output else Never
             sends = _one_of([*([] if self.allow_direct_output else inner.output_types), *requests])
         return [
-            _handler("enter", _enter, _one_of(inner.input_types), sends, yields),
+            _handler(
+                "enter",
+                _enter,
+                _one_of([t for t in inner.input_types if t is not SubWorkflowResponseMessage]),
+                sends,
+                yields,
+            ),
             _handler("reply", _reply, SubWorkflowResponseMessage, sends, yields),
         ]
 
