@@ -61,7 +61,7 @@ class Calls:
     def __init__(
         self, around: Surroundings, tell: Tell, *, record: Record | None, keeps_notes: bool, sleep: Sleep
     ) -> None:
-        self.notes = Notes()
+        self.notes = Notes("", 0.0)
         self._around = around
         self._tell = tell
         self._record = record

@@ -37,15 +37,16 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 class Notes(msgspec.Struct):
-    """What is known of one superstep: finished calls, and the finished steps of others."""
+    """What is known of the superstep that runs next: finished calls, and the finished steps of others.
 
+    `seed` is text that every attempt at the superstep shares and no other superstep has; `began` is when the first
+    attempt could begin, in seconds since the epoch.
+    """
+
+    seed: str
+    began: float
     calls: dict[str, Finished] = msgspec.field(default_factory=dict)
     steps: dict[str, dict[int, Encoded]] = msgspec.field(default_factory=dict)
-
-    def clear(self) -> None:
-        """Forget everything: the superstep has been committed."""
-        if self.calls or self.steps:
-            self.calls, self.steps = {}, {}
 
 
 def call_key(prefix: str, index: int) -> str:
@@ -113,9 +114,8 @@ def decode(data: bytes, codec: Codec, executors: Mapping[str, Executor]) -> Fini
     return Finished(executor, kind, effect, _cells_in(cells), _cells_in(own))
 
 
-def read(recorded: Mapping[str, bytes], lane: Lane) -> Notes:
-    """The notes of an earlier attempt. What cannot be read any more is left out: those calls are repeated."""
-    found = Notes()
+def take_up(found: Notes, recorded: Mapping[str, bytes], lane: Lane) -> None:
+    """Add what an earlier attempt recorded. What cannot be read any more is left out: those calls are repeated."""
     for key, data in recorded.items():
         step = split_step_key(key)
         if step is not None:
@@ -129,7 +129,6 @@ def read(recorded: Mapping[str, bytes], lane: Lane) -> Notes:
             continue
         if finished is not None:
             found.calls[key] = finished
-    return found
 
 
 def _out(encoded: Encoded) -> list[Any]:

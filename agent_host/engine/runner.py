@@ -24,6 +24,7 @@ from agent_host.engine.events import OutputKey, WorkflowErrorDetails, WorkflowEv
 from agent_host.engine.frame import Frame
 from agent_host.engine.lane import Lane
 from agent_host.engine.merging import Merged, merge
+from agent_host.engine.notes import Notes
 from agent_host.engine.ports import Boundary, Publisher
 from agent_host.engine.reducers import reduce_state
 from agent_host.engine.routing import Plan, route
@@ -114,13 +115,13 @@ class Run:
         self._questions: list[tuple[WorkflowEventType, dict[str, Any]]] = []
         # In durability `turn` the id of the commit that the run will make also names the run before that.
         self._turn_commit = options.new_commit_id() if options.durability == "turn" else ""
-        self._salt = options.new_commit_id() if options.branch else ""
         self._around = self._surroundings()
         steps = options.durability == "step"
         self.calls = Calls(
             self._around, self._emit, record=publisher.record if publisher is not None and steps else None,
             keeps_notes=steps, sleep=options.sleep,
         )  # fmt: skip
+        self.calls.notes = self._blank_notes()
 
     def __repr__(self) -> str:
         return f"<Run {self.state.value} in superstep {self.iteration} of {self.lane!r}>"
@@ -155,7 +156,7 @@ class Run:
             if self._take_expired():
                 await self._boundary("response", steps=0)
             elif self.publisher is not None and self.lane.queued and not self.options.branch:
-                self.calls.notes = notes.read(await self.publisher.recorded(), self.lane)
+                notes.take_up(self.calls.notes, await self.publisher.recorded(), self.lane)
 
     async def cancel(self, request_ids: Sequence[str]) -> None:
         """Drop open requests; all of them are checked before any is dropped."""
@@ -231,16 +232,24 @@ class Run:
 
     def _look_around(self) -> None:
         """Tell the handlers of the next superstep where they are."""
-        around, view = self._around, self.lane.view
+        around, known = self._around, self.calls.notes
         around.iteration = self.iteration
         around.checkpoint_id = self._here()
         around.open_requests = self.lane.open_requests() if self.lane.waits else ()
-        per_turn = self.options.durability == "turn"
-        around.seed = f"{self.lane.session_id} {self._turn_commit or view.commit_id} {self._salt} "
-        if per_turn:
-            around.seed += str(self.iteration)
-        fresh = per_turn or (self.options.branch and self.iteration == 1)
-        around.now = self.options.clock() if fresh else view.created_at
+        around.seed, around.now = f"{self.lane.session_id} {known.seed}", known.began
+
+    def _blank_notes(self) -> Notes:
+        """What is known of a superstep that nobody has tried yet: which one it is.
+
+        It is named after the commit it starts from, so that a resumed run tries the same superstep, and otherwise
+        after nothing that another superstep could have.
+        """
+        options, view = self.options, self.lane.view
+        if options.durability == "turn":
+            return Notes(f"{self._turn_commit} {self.iteration}", options.clock())
+        if not self.lane.draft.stored or self._uncommitted_steps or (options.branch and not self.moved):
+            return Notes(options.new_commit_id(), options.clock())
+        return Notes(view.commit_id, view.created_at)
 
     def _surroundings(self) -> Surroundings:
         lane, loop, options = self.lane, asyncio.get_running_loop(), self.options
@@ -278,7 +287,7 @@ class Run:
         else:
             for event in self._settled_events(self._held):
                 self._sink(event)
-        self.calls.notes.clear()
+        self.calls.notes = self._blank_notes()
         self.settled = self.lane.unfinished()
 
     async def _settle(self, kind: CommitKind) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
 from agent_host.engine.cells import QUEUE, split_nested
@@ -74,7 +74,7 @@ class _Session:
 
     view: View
     unfinished: Unfinished | None
-    notes: Notes = field(default_factory=Notes)
+    notes: Notes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,696 @@
+"""A failed superstep repeats only what had not finished; a failed call may be tried again by policy."""
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from agent_host import (
+    Executor,
+    ExecutorTimeoutError,
+    InMemoryCheckpointStorage,
+    RetryPolicy,
+    TextDelta,
+    Workflow,
+    WorkflowBuilder,
+    WorkflowContext,
+    config,
+    executor,
+    handler,
+    response_handler,
+)
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
+from agent_host.engine.storage.memory_log import MemoryLog
+from agent_host.errors import (
+    UnsupportedValueError,
+    WorkflowConflictError,
+    WorkflowRunnerException,
+    WorkflowValidationError,
+)
+from tests.engine.graphs import Stopped
+
+STORAGES = pytest.mark.parametrize("storage", [None, InMemoryCheckpointStorage], ids=["no storage", "in memory"])
+
+
+class World:
+    """What handlers do outside of the engine: how often each was called, and which of them fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.failing: set[str] = set()
+        self.waiting: dict[str, asyncio.Event] = {}
+
+
+class Worker(Executor):
+    """Notes that it was called, keeps what it saw, writes shared state, and fails while it is told to."""
+
+    world: World = config()
+
+    def __init__(self, id: str, world: World) -> None:
+        super().__init__(id)
+        self.world = world
+        self.seen: list[str] = []
+
+    @handler
+    async def work(self, text: str, ctx: WorkflowContext[str, str]) -> None:
+        world = self.world
+        world.calls.append(self.id)
+        self.seen.append(text)
+        ctx.set_state(f"by {self.id}", len(self.seen))
+        if self.id in world.waiting:
+            await world.waiting[self.id].wait()
+        else:
+            await asyncio.sleep(0)
+        if self.id in world.failing:
+            raise ValueError(f"{self.id} is broken")
+        await ctx.send_message(f"{self.id}:{text}:{len(self.seen)}")
+        await ctx.yield_output(f"out of {self.id}")
+
+
+class Hooked(Worker):
+    """The same, saving itself by hooks."""
+
+    async def on_checkpoint_save(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    async def on_checkpoint_restore(self, state: dict[str, Any]) -> None:
+        self.seen = state["seen"]
+
+
+def fan(world: World, storage: CheckpointStorage | None, *, kind: type[Worker] = Worker) -> Workflow:
+    """`split` sends a text to `a`, `b` and `c`; `join` yields what they send."""
+
+    @executor(id="split")
+    async def split(text: str, ctx: WorkflowContext[str]) -> None:
+        await ctx.send_message(text)
+
+    @executor(id="join")
+    async def join(texts: list[str], ctx: WorkflowContext[str, str]) -> None:
+        await ctx.yield_output(" ".join(texts))
+
+    workers = [kind(name, world) for name in "abc"]
+    builder = WorkflowBuilder(start_executor=split, name="fan", checkpoint_storage=storage)
+    return builder.add_fan_out_edges(split, workers).add_fan_in_edges(workers, join).build()
+
+
+OUTPUTS = ["out of a", "out of b", "out of c", "a:x:1 b:x:1 c:x:1"]
+
+
+@STORAGES
+@pytest.mark.parametrize("kind", [Worker, Hooked], ids=["attributes", "hooks"])
+async def test_finished_siblings_are_not_called_again(storage: Any, kind: type[Worker]) -> None:
+    """After one of three siblings has failed, a retry calls only that one, to the result of a straight run."""
+    world = World()
+    workflow = fan(world, storage and storage(), kind=kind)
+    world.failing = {"b"}
+    world.waiting["b"] = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.02, world.waiting["b"].set)
+    with pytest.raises(ValueError, match="b is broken"):
+        await workflow.run("x")
+    assert world.calls == ["a", "b", "c"]
+    world.failing.clear()
+    assert (await workflow.run()).get_outputs() == OUTPUTS
+    assert world.calls == ["a", "b", "c", "b"]
+    assert (await workflow.run("y")).get_outputs()[-1] == "a:y:2 b:y:2 c:y:2"
+
+
+@STORAGES
+async def test_what_failed_twice_still_does_not_repeat_the_others(storage: Any) -> None:
+    """Notes of the first attempt serve the third one too."""
+    world = World()
+    workflow = fan(world, storage and storage())
+    world.failing = {"c"}
+    for _ in range(2):
+        with pytest.raises(ValueError, match="c is broken"):
+            await workflow.run("x") if not world.calls else await workflow.run()
+    world.failing.clear()
+    assert (await workflow.run()).get_outputs() == OUTPUTS
+    assert sorted(world.calls) == ["a", "b", "c", "c", "c"]
+
+
+async def test_a_finished_call_is_noted_while_its_siblings_still_run() -> None:
+    """Killed in the middle of a superstep, a new process calls only those that had not finished."""
+    world, storage = World(), InMemoryCheckpointStorage()
+    world.waiting["c"] = asyncio.Event()
+    run = asyncio.ensure_future(fan(world, storage).run("x"))
+    while len(await notes_of(storage.log)) < 2 and not run.done():
+        await asyncio.sleep(0.001)
+    log = copy_of(storage.log)  # what a killed process leaves behind
+    run.cancel()
+    await asyncio.wait([run])
+    world.waiting.clear()
+    assert (await fan(world, CheckpointStorage(log)).run()).get_outputs() == OUTPUTS
+    assert world.calls == ["a", "b", "c", "c"]
+
+
+async def notes_of(log: Any) -> dict[str, bytes]:
+    head = await log.head("fan", "default")
+    return await log.recorded("fan", "default", head) if head else {}
+
+
+def copy_of(log: Any) -> MemoryLog:
+    copied = MemoryLog()
+    for name, value in vars(log).items():
+        setattr(copied, name, {key: dict(inner) if isinstance(inner, dict) else inner for key, inner in value.items()})
+    return copied
+
+
+async def test_a_fork_sees_no_notes_of_another_session() -> None:
+    """A session that starts from the same commit calls everything itself."""
+    world, storage = World(), InMemoryCheckpointStorage()
+    workflow = fan(world, storage)
+    world.failing = {"c"}
+    with pytest.raises(ValueError, match="c is broken"):
+        await workflow.run("x", session_id="one")
+    world.failing.clear()
+    head = await workflow.get_last_checkpoint_id("one")
+    assert head is not None
+    await workflow.fork(head, "two")
+    await workflow.run(session_id="two")
+    assert sorted(world.calls) == ["a", "a", "b", "b", "c", "c"]
+    await workflow.run(session_id="one")
+    assert sorted(world.calls) == ["a", "a", "b", "b", "c", "c", "c"]
+
+
+async def test_going_back_to_a_commit_uses_no_notes() -> None:
+    """A run from an earlier checkpoint is a branch: it calls everything itself."""
+    world, storage = World(), InMemoryCheckpointStorage()
+    workflow = fan(world, storage)
+    await workflow.run("x")
+    before = (await workflow.history())[2].checkpoint_id
+    assert await workflow.next_executors(before) == ["a", "b", "c"]
+    await workflow.run(checkpoint_id=before)
+    assert sorted(world.calls) == ["a", "a", "b", "b", "c", "c"]
+
+
+async def test_a_new_input_forgets_notes() -> None:
+    """After a failure a new message starts a superstep of its own, for which nothing is noted."""
+    world = World()
+    workflow = fan(world, None)
+    world.failing = {"c"}
+    with pytest.raises(ValueError, match="c is broken"):
+        await workflow.run("x")
+    world.failing.clear()
+    result = await workflow.run("y")
+    assert result.get_outputs()[-1] == "a:y:1 b:y:1 c:y:1"
+    assert sorted(world.calls) == ["a", "a", "b", "b", "c", "c"]
+
+
+async def test_calls_of_one_executor_are_noted_one_by_one() -> None:
+    """Of three messages to one executor the third fails; the retry begins there, on the state the second left."""
+    world = World()
+
+    @executor(id="several")
+    async def several(text: str, ctx: WorkflowContext[str]) -> None:
+        for number in range(3):
+            await ctx.send_message(f"{text}{number}")
+
+    class Third(Executor):
+        def __init__(self) -> None:
+            super().__init__("third")
+            self.seen: list[str] = []
+
+        @handler
+        async def take(self, text: str, ctx: WorkflowContext[str, str]) -> None:
+            world.calls.append(text)
+            self.seen.append(text)
+            ctx.set_state("count", ctx.get_state("count", 0) + 1)
+            if text == "x2" and world.failing:
+                raise ValueError("third is broken")
+            await ctx.yield_output(f"{' '.join(self.seen)} {ctx.get_state('count')}")
+
+    third = Third()
+    builder = WorkflowBuilder(start_executor=several, name="n", checkpoint_storage=InMemoryCheckpointStorage())
+    workflow = builder.add_edge(several, third).build()
+    world.failing = {"third"}
+    with pytest.raises(ValueError, match="third is broken"):
+        await workflow.run("x")
+    world.failing.clear()
+    assert (await workflow.run()).get_outputs() == ["x0 1", "x0 x1 2", "x0 x1 x2 3"]
+    assert world.calls == ["x0", "x1", "x2", "x2"]
+
+
+async def test_what_cannot_be_noted_is_called_again() -> None:
+    """An event of a handler may hold anything; such a call is repeated instead of failing the run."""
+    from agent_host import CustomEvent
+
+    calls: list[str] = []
+    fails = [True]
+
+    @executor(id="start")
+    async def start(text: str, ctx: WorkflowContext[str]) -> None:
+        await ctx.send_message(text)
+
+    @executor(id="odd")
+    async def odd(text: str, ctx: WorkflowContext[str]) -> None:
+        calls.append("odd")
+        ctx.add_event(CustomEvent("status", data=threading.Lock()))
+
+    @executor(id="fragile")
+    async def fragile(text: str, ctx: WorkflowContext[str]) -> None:
+        await asyncio.sleep(0.01)
+        calls.append("fragile")
+        if fails:
+            raise ValueError("broken")
+
+    builder = WorkflowBuilder(start_executor=start, name="n", checkpoint_storage=InMemoryCheckpointStorage())
+    workflow = builder.add_fan_out_edges(start, [odd, fragile]).build()
+    with pytest.raises(ValueError, match="broken"):
+        await workflow.run("x")
+    fails.clear()
+    await workflow.run()
+    assert calls == ["odd", "fragile", "odd", "fragile"]
+
+
+async def test_a_note_on_a_moved_head_ends_the_run() -> None:
+    """A process that has lost its session hears of it at its next note, before it does more."""
+    world, storage = World(), InMemoryCheckpointStorage()
+    world.waiting["c"] = asyncio.Event()
+    run = asyncio.ensure_future(fan(world, storage).run("x"))
+    while len(world.calls) < 3 and not run.done():
+        await asyncio.sleep(0)
+    await fan(World(), CheckpointStorage(storage.log)).run("another process")
+    world.waiting["c"].set()
+    with pytest.raises(WorkflowConflictError):
+        await run
+
+
+# --- Retry policies ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Flaky:
+    """Fails as often as it is told to."""
+
+    failures: int
+    calls: int = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise ConnectionError(f"failure {self.calls}")
+
+
+class Trying(Executor):
+    """Changes its state, its message and shared state before it fails."""
+
+    flaky: Flaky = config()
+
+    def __init__(self, flaky: Flaky, retry: RetryPolicy | None) -> None:
+        super().__init__("trying", retry=retry)
+        self.flaky = flaky
+        self.tries = 0
+
+    @handler
+    async def take(self, words: list[str], ctx: WorkflowContext[str, str]) -> None:
+        self.tries += 1
+        words.append("changed")
+        ctx.set_state("count", ctx.get_state("count", 0) + 1)
+        await ctx.yield_output(TextDelta(f"try {self.flaky.calls + 1}"))
+        self.flaky()
+        await ctx.yield_output(f"{self.tries} {words} {ctx.get_state('count')}")
+
+
+@STORAGES
+async def test_a_retry_starts_from_what_the_first_attempt_found(storage: Any) -> None:
+    """State, message and shared state of failed attempts leave no trace; the result is that of the last attempt."""
+    flaky = Flaky(2)
+    trying = Trying(flaky, RetryPolicy(max_attempts=3, delay=0))
+    workflow = WorkflowBuilder(start_executor=trying, name="n", checkpoint_storage=storage and storage()).build()
+    result = await workflow.run(["a"])
+    assert result.get_outputs() == ["try 3", "1 ['a', 'changed'] 1"]
+    assert flaky.calls == 3
+    assert [e.details.message for e in result if e.type == "executor_failed" and e.details] == [
+        "failure 1",
+        "failure 2",
+    ]
+    assert [e.data for e in result if e.type == "warning"] == [
+        "Executor 'trying' failed with ConnectionError: failure 1; it is called again in 0 s.",
+        "Executor 'trying' failed with ConnectionError: failure 2; it is called again in 0 s.",
+    ]
+
+
+async def test_deltas_of_a_failed_attempt_have_keys_of_their_own() -> None:
+    """Whoever shows text while it is made can tell what belongs to an attempt that has failed."""
+    workflow = WorkflowBuilder(start_executor=Trying(Flaky(1), RetryPolicy(delay=0))).build()
+    events = [event async for event in workflow.run(["a"], stream=True)]
+    first, second = [event.output for event in events if event.type == "output_delta"]
+    failed = next(event.output for event in events if event.type == "executor_failed")
+    settled = [event.output for event in events if event.type == "output"]
+    assert first is not None and second is not None and failed is not None
+    assert (first.attempt, second.attempt, failed.attempt) == (0, 1, 0)
+    assert settled[0] == second
+
+
+async def test_the_last_failure_stands() -> None:
+    """After max_attempts the error fails the run, and the session stands where it was."""
+    flaky = Flaky(5)
+    workflow = WorkflowBuilder(start_executor=Trying(flaky, RetryPolicy(max_attempts=2, delay=0))).build()
+    with pytest.raises(ConnectionError, match="failure 2"):
+        await workflow.run(["a"])
+    assert flaky.calls == 2
+    assert await workflow.next_executors() == ["trying"]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "error", "pause"),
+    [
+        (1, ConnectionError(), 1.0),
+        (2, ConnectionError(), 3.0),
+        (3, ConnectionError(), 5.0),
+        (4, ConnectionError(), None),
+        (1, ValueError(), None),
+        (1, WorkflowRunnerException(), None),
+        (1, ExecutorTimeoutError(), 1.0),
+    ],
+)
+def test_when_a_policy_tries_again(attempt: int, error: Exception, pause: float | None) -> None:
+    """The pause grows up to its bound; only named errors are tried again, and none of the engine but a timeout."""
+    policy = RetryPolicy(4, delay=1.0, backoff=3.0, max_delay=5.0, retry_on=(OSError, WorkflowRunnerException))
+    assert policy.pause(attempt, error) == pause
+
+
+@pytest.mark.parametrize(("given", "message"), [({"max_attempts": 0}, "at least 1"), ({"delay": -1}, "negative")])
+def test_a_policy_that_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
+    """The numbers of a policy are checked where it is made."""
+    with pytest.raises(WorkflowValidationError, match=message):
+        RetryPolicy(**given)
+
+
+# --- Timeouts ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_that_takes_too_long_fails() -> None:
+    """The error names executor and timeout; the handler is cancelled."""
+    ended: list[str] = []
+
+    @executor(id="slow", timeout=0.01)
+    async def slow(text: str, ctx: WorkflowContext[str, str]) -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.append(text)
+
+    with pytest.raises(ExecutorTimeoutError, match=r"Executor 'slow' took longer than its timeout of 0\.01 s"):
+        await WorkflowBuilder(start_executor=slow).build().run("x")
+    assert ended == ["x"]
+
+
+async def test_a_timeout_of_the_handlers_own_is_its_own_error() -> None:
+    """A TimeoutError that the handler raises is not taken for the executor's timeout."""
+
+    @executor(id="own", timeout=30)
+    async def own(text: str, ctx: WorkflowContext[str, str]) -> None:
+        raise TimeoutError("the database")
+
+    with pytest.raises(TimeoutError, match="the database") as caught:
+        await WorkflowBuilder(start_executor=own).build().run("x")
+    assert not isinstance(caught.value, ExecutorTimeoutError)
+
+
+async def test_a_plain_function_that_takes_too_long_is_left_behind() -> None:
+    """A thread cannot be cancelled: the run fails in time, and what the function does later has no effect."""
+    go_on, late = threading.Event(), []
+
+    @executor(id="blocking", timeout=0.02)
+    def blocking(text: str, ctx: WorkflowContext[str, str]) -> None:
+        go_on.wait(10)
+        try:
+            ctx.yield_output("too late")
+        except WorkflowRunnerException as error:
+            late.append(str(error))
+
+    with pytest.raises(ExecutorTimeoutError):
+        await WorkflowBuilder(start_executor=blocking).build().run("x")
+    go_on.set()
+    while not late:
+        await asyncio.sleep(0.001)
+    assert "calls yield_output after its handler has ended" in late[0]
+
+
+async def test_a_timeout_can_be_tried_again() -> None:
+    """A call that took too long once succeeds the second time."""
+    waits = [30.0, 0.0]
+
+    @executor(id="slow", timeout=0.01, retry=RetryPolicy(max_attempts=2, delay=0))
+    async def slow(text: str, ctx: WorkflowContext[str, str]) -> None:
+        await asyncio.sleep(waits.pop(0))
+        await ctx.yield_output(text)
+
+    assert (await WorkflowBuilder(start_executor=slow).build().run("x")).get_outputs() == ["x"]
+
+
+@pytest.mark.parametrize("timeout", [0, -1.5])
+def test_a_timeout_must_be_positive(timeout: float) -> None:
+    """A timeout that nothing can keep is refused where it is given."""
+    with pytest.raises(WorkflowValidationError, match="must be positive"):
+        executor(id="x", timeout=timeout)(_nothing)
+
+
+async def _nothing(text: str) -> None: ...
+
+
+# --- Steps -------------------------------------------------------------------------------------------------------
+
+
+class Shop(Executor):
+    """Charges and ships in two steps, and fails between or after them."""
+
+    world: World = config()
+
+    def __init__(self, world: World, retry: RetryPolicy | None = None) -> None:
+        super().__init__("shop", retry=retry)
+        self.world = world
+
+    @handler
+    async def order(self, text: str, ctx: WorkflowContext[str, str]) -> None:
+        receipt = await ctx.step("charge", self._charge, text, key=ctx.idempotency_key)
+        if "between" in self.world.failing:
+            self.world.failing.discard("between")
+            raise ConnectionError("between")
+        parcel = await ctx.step("ship", self._ship, receipt)
+        if "after" in self.world.failing:
+            self.world.failing.discard("after")
+            raise ConnectionError("after")
+        await ctx.yield_output(f"{parcel['id']} for {receipt['amount']}")
+
+    async def _charge(self, text: str, key: str) -> dict[str, Any]:
+        self.world.calls.append(f"charge {key}")
+        return {"amount": len(text)}
+
+    def _ship(self, receipt: dict[str, Any]) -> dict[str, Any]:
+        self.world.calls.append(f"ship on {threading.current_thread().name.split('_')[0]}")
+        return {"id": "parcel"}
+
+
+def shop(world: World, storage: CheckpointStorage | None = None, retry: RetryPolicy | None = None) -> Workflow:
+    return WorkflowBuilder(start_executor=Shop(world, retry), name="shop", checkpoint_storage=storage).build()
+
+
+@pytest.mark.parametrize("where", ["between", "after"])
+@STORAGES
+async def test_a_finished_step_is_not_repeated(storage: Any, where: str) -> None:
+    """A handler that failed after a step takes the step's result the next time, in the same process or another."""
+    world, kept = World(), storage and storage()
+    world.failing = {where}
+    workflow = shop(world, kept)
+    with pytest.raises(ConnectionError, match=where):
+        await workflow.run("hat")
+    again = shop(world, CheckpointStorage(kept.log)) if kept is not None else workflow
+    assert (await again.run()).get_outputs() == ["parcel for 3"]
+    assert [call.split()[0] for call in world.calls] == ["charge", "ship"]
+    assert world.calls[1] == "ship on agent-host-handler"
+
+
+async def test_a_step_is_noted_before_the_handler_goes_on() -> None:
+    """The result is durable when the step returns: a process that is killed right after it does not repeat it."""
+    world, storage = World(), InMemoryCheckpointStorage()
+
+    class Killed(Shop):
+        @handler
+        async def order(self, text: str, ctx: WorkflowContext[str, str]) -> None:
+            await ctx.step("charge", self._charge, text, key="k")
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        await WorkflowBuilder(start_executor=Killed(world), name="shop", checkpoint_storage=storage).build().run("hat")
+    head = await storage.log.head("shop", "default")
+    assert head is not None and list(await storage.log.recorded("shop", "default", head)) == ["000000/j/000000"]
+
+
+async def test_retries_keep_the_results_of_steps() -> None:
+    """A policy's retry within a turn that is not stored yet does not repeat a finished step either."""
+    world = World()
+    world.failing = {"between", "after"}
+    workflow = shop(world, retry=RetryPolicy(max_attempts=3, delay=0))
+    assert (await workflow.run("hat", durability="turn")).get_outputs() == ["parcel for 3"]
+    assert [call.split()[0] for call in world.calls] == ["charge", "ship"]
+
+
+async def test_a_step_that_raises_is_run_again() -> None:
+    """Only results are recorded."""
+    flaky = Flaky(1)
+
+    @executor(id="x", retry=RetryPolicy(delay=0))
+    async def x(text: str, ctx: WorkflowContext[str, int]) -> None:
+        await ctx.step("try", flaky)
+        await ctx.yield_output(flaky.calls)
+
+    assert (await WorkflowBuilder(start_executor=x).build().run("x")).get_outputs() == [2]
+
+
+async def test_another_step_at_the_same_place_is_an_error() -> None:
+    """A handler whose steps come in another order than recorded is told so, with both names."""
+    names = ["first", "second"]
+
+    @executor(id="x", retry=RetryPolicy(delay=0))
+    async def x(text: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.step(names.pop(0), lambda: 1)
+        raise ConnectionError
+
+    with pytest.raises(WorkflowRunnerException, match=r"makes the step 'second' where .* recorded the step 'first'"):
+        await WorkflowBuilder(start_executor=x).build().run("x")
+
+
+async def test_steps_side_by_side_keep_their_places() -> None:
+    """Steps started together are told apart by the order in which they were called, not in which they ended."""
+    calls: list[int] = []
+    fails = [True]
+
+    async def work(number: int) -> int:
+        await asyncio.sleep(0.01 * (3 - number))
+        calls.append(number)
+        return number * 10
+
+    @executor(id="x", retry=RetryPolicy(delay=0))
+    async def x(text: str, ctx: WorkflowContext[str, list[int]]) -> None:
+        found = await asyncio.gather(*(ctx.step("work", work, number) for number in range(3)))
+        if fails.pop() if fails else False:
+            raise ConnectionError
+        await ctx.yield_output(found)
+
+    assert (await WorkflowBuilder(start_executor=x).build().run("x")).get_outputs() == [[0, 10, 20]]
+    assert sorted(calls) == [0, 1, 2]
+
+
+async def test_a_step_inside_a_step_is_refused() -> None:
+    """A step is one side effect; the error names both."""
+
+    @executor(id="x")
+    async def x(text: str, ctx: WorkflowContext[str, str]) -> None:
+        async def outer() -> None:
+            await ctx.step("inner", lambda: 1)
+
+        await ctx.step("outer", outer)
+
+    with pytest.raises(WorkflowRunnerException, match="'inner' of executor 'x' was called inside the step 'outer'"):
+        await WorkflowBuilder(start_executor=x).build().run("x")
+
+
+async def test_a_result_that_cannot_be_recorded_is_refused() -> None:
+    """The error names step and executor."""
+
+    @executor(id="x")
+    async def x(text: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.step("lock", threading.Lock)
+
+    with pytest.raises(UnsupportedValueError, match="result of the step 'lock' of executor 'x' cannot be recorded"):
+        await WorkflowBuilder(start_executor=x).build().run("x")
+
+
+async def test_a_step_gives_what_a_repetition_would_find() -> None:
+    """The value is a copy also the first time, so changing it changes no record."""
+    seen: list[list[int]] = []
+
+    @executor(id="x", retry=RetryPolicy(delay=0))
+    async def x(text: str, ctx: WorkflowContext[str, str]) -> None:
+        found = await ctx.step("list", lambda: [1])
+        found.append(2)
+        seen.append(found)
+        if len(seen) == 1:
+            raise ConnectionError
+
+    await WorkflowBuilder(start_executor=x).build().run("x")
+    assert seen == [[1, 2], [1, 2]]
+
+
+# --- Identity ----------------------------------------------------------------------------------------------------
+
+
+class Identified(Executor):
+    """Notes the identities it is given, and fails once."""
+
+    world: list[tuple[str, ...]] = config()
+
+    def __init__(self, world: list[tuple[str, ...]]) -> None:
+        super().__init__("identified")
+        self.world = world
+
+    @handler
+    async def take(self, text: str, ctx: WorkflowContext[str, str]) -> None:
+        self.world.append((ctx.idempotency_key, str(ctx.uuid()), str(ctx.uuid()), ctx.now().isoformat()))
+        if text == "fail" and len(self.world) == 1:
+            raise ConnectionError
+        await ctx.yield_output(text)
+
+    @response_handler
+    async def never(self, request: str, answer: str, ctx: WorkflowContext[str, str]) -> None: ...
+
+
+@pytest.mark.parametrize("durability", ["step", "turn"])
+async def test_a_retry_has_the_same_identity(durability: Any) -> None:
+    """Key, ids and time are those of the first attempt, within the process by policy."""
+    seen: list[tuple[str, ...]] = []
+    identified = Identified(seen)
+    identified._agent_host_retry = RetryPolicy(delay=0.01)
+    workflow = WorkflowBuilder(start_executor=identified).build()
+    await workflow.run("fail", durability=durability)
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) == 4
+    await workflow.run("fail", durability=durability)
+    assert not set(seen[2][:3]) & set(seen[0][:3])
+
+
+async def test_a_resumed_run_has_the_same_identity_and_a_branch_another() -> None:
+    """A crash is followed by an attempt at the same call; a fork and a run from an older commit are other calls."""
+    seen: list[tuple[str, ...]] = []
+    storage = InMemoryCheckpointStorage()
+
+    def build() -> Workflow:
+        kept = CheckpointStorage(storage.log)
+        return WorkflowBuilder(start_executor=Identified(seen), name="n", checkpoint_storage=kept).build()
+
+    with pytest.raises(ConnectionError):
+        await build().run("fail")
+    head = await build().get_last_checkpoint_id()
+    assert head is not None
+    await build().fork(head, "other")
+    await build().run()
+    await build().run(session_id="other")
+    await build().run(checkpoint_id=head)
+    assert seen[0] == seen[1]
+    keys = [one[0] for one in seen]
+    assert len({keys[0], keys[2], keys[3]}) == 3
+
+
+async def test_time_is_one_moment_in_a_superstep() -> None:
+    """All executors of a superstep see the same time, and the next superstep a later one."""
+    seen: dict[str, float] = {}
+
+    @executor(id="a")
+    async def a(text: str, ctx: WorkflowContext[str]) -> None:
+        seen["first"] = ctx.now().timestamp()
+        await asyncio.sleep(0.01)
+        assert ctx.now().timestamp() == seen["first"]
+        await ctx.send_message(text)
+
+    @executor(id="b")
+    async def b(text: str, ctx: WorkflowContext[str]) -> None:
+        seen["second"] = ctx.now().timestamp()
+
+    began = time.time()
+    await WorkflowBuilder(start_executor=a).add_edge(a, b).build().run("x")
+    assert began <= seen["first"] < seen["second"] <= time.time()
