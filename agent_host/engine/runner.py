@@ -316,7 +316,7 @@ class Run:
             raise
         except Exception as error:
             if self.options.on_checkpoint_error == "warn":
-                log.exception("A boundary of session %r could not be stored; the run goes on.", self.lane.session_id)
+                log.warning("A checkpoint of session %r could not be stored: %s", self.lane.session_id, error)
                 self._warn(f"The checkpoint could not be stored: {error}. The run goes on without it.")
                 return False
             if isinstance(error, AgentHostError):

@@ -113,16 +113,17 @@ class StoppingLog(MemoryLog):
 
 
 class RefusingLog(MemoryLog):
-    """Lets `left` commits through and then refuses every one, before it has taken effect; None lets all through."""
+    """Lets `left` commits through and then refuses `refusals`, before they take effect; None lets all through."""
 
     def __init__(self) -> None:
         super().__init__()
         self.left: int | None = None
+        self.refusals = 1000
 
     async def commit(self, commits: Sequence[Commit], expected_head: str | None) -> None:
         if self.left is not None:
             self.left -= 1
-            if self.left < 0:
+            if -self.refusals <= self.left < 0:
                 raise OSError("disk full")
         await super().commit(commits, expected_head)
 
