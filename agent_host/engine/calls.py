@@ -43,7 +43,6 @@ class Tell(Protocol):
 class Done(msgspec.Struct):
     """A call that has ended well and is not noted yet; `cells` if its executor was called again since."""
 
-    key: str
     frame: Frame
     invocation: Invocation
     effect: Effect
@@ -67,7 +66,8 @@ class Calls:
         self._record = record
         self._keeps_notes = keeps_notes
         self._sleep = sleep
-        self._receivers: Counter[int] = Counter()
+        self._receivers: Mapping[int, int] = {}
+        self._several = False
         self._done: list[Done] = []
         self._running = 0
         self._noting: asyncio.Task[None] | None = None
@@ -77,31 +77,28 @@ class Calls:
 
     async def make(self, plans: Sequence[tuple[Frame, Plan]]) -> list[list[Effect]]:
         """Make the calls of a superstep; the effects come in the order of the plans and their invocations."""
-        jobs: dict[tuple[int, str], list[Invocation]] = {}
-        self._receivers, self._done = Counter(), []
-        offsets, offset = [], 0
-        for at, (frame, plan) in enumerate(plans):
+        effects: list[list[Any]] = []
+        work: list[Coroutine[Any, Any, None]] = []
+        count = 0
+        for frame, plan in plans:
             if not frame.clones:
                 await frame.materialise()
+            by_executor: dict[str, list[Invocation]] = {}
             for invocation in plan.invocations:
-                jobs.setdefault((at, invocation.executor), []).append(invocation)
-                self._receivers.update(map(id, invocation.payloads))
-            for waiting in plan.joins.values():  # a join takes its message later, and must find it as it was sent
-                self._receivers.update(map(id, waiting))
-            offsets.append(offset)
-            offset += len(plan.invocations)
-        effects: list[list[Any]] = [[None] * len(plan.invocations) for _, plan in plans]
-        self._running = len(jobs)
-        work = [
-            self._serve(plans[at][0], invocations, effects[at], offsets[at]) for (at, _), invocations in jobs.items()
-        ]
+                by_executor.setdefault(invocation.executor, []).append(invocation)
+            made: list[Any] = [None] * len(plan.invocations)
+            work += [self._serve(frame, invocations, made, count) for invocations in by_executor.values()]
+            effects.append(made)
+            count += len(made)
+        self._receivers = _receivers(plans)
+        self._done, self._running, self._several = [], len(work), count > 1
         try:
             if len(work) == 1:
                 await work[0]
             elif work:
                 await _all_or_none(work)
-        except BaseException as error:
-            await self._note_after(error)
+        except BaseException:
+            await self._note_after()
             raise
         if self._noting is not None:
             await self._end_noting()
@@ -114,8 +111,7 @@ class Calls:
         own_writes: notes.Cells = {}
         left_behind: notes.Cells | None = None
         for number, invocation in enumerate(invocations, start=1):
-            key = notes.call_key(frame.prefix, invocation.index)
-            known = self.notes.calls.get(key) if self.notes.calls else None
+            known = self._known(frame, invocation) if self.notes.calls else None
             if known is not None and (known.executor_id, known.kind) == (invocation.executor, invocation.kind):
                 effects[invocation.index] = known.effect
                 own_writes = dict(known.own_writes)
@@ -124,10 +120,10 @@ class Calls:
             if left_behind is not None:
                 await frame.adopt(invocation.executor, left_behind)
                 left_behind = None
-            effect = await self._call(frame, invocation, key, own_writes, offset + invocation.index)
+            effect = await self._call(frame, invocation, own_writes, offset + invocation.index)
             effects[invocation.index] = effect
-            if self._keeps_notes:
-                done = Done(key, frame, invocation, effect, dict(own_writes))
+            if self._several and self._keeps_notes:
+                done = Done(frame, invocation, effect, dict(own_writes))
                 self._done.append(done)
                 if number < len(invocations):
                     done.cells = await frame.snapshot(invocation.executor)
@@ -139,15 +135,13 @@ class Calls:
 
     # --- One call ---
 
-    async def _call(
-        self, frame: Frame, invocation: Invocation, key: str, own_writes: notes.Cells, index: int
-    ) -> Effect:
+    async def _call(self, frame: Frame, invocation: Invocation, own_writes: notes.Cells, index: int) -> Effect:
         name = invocation.executor
         executor = frame.executor(name)
         retry = executor._agent_host_retry
         call = Call(
-            name, frame.name(name), key, index, invocation.sources, invocation.request_id, executor.handler_table,
-            frame, own_writes, self._open_journal,
+            name, frame.name(name), invocation.index, index, invocation.sources, invocation.request_id,
+            executor.handler_table, frame, own_writes, self._open_journal,
         )  # fmt: skip
         if retry is None:
             return await self._attempt(frame, executor, invocation, call)
@@ -173,7 +167,7 @@ class Calls:
         self, frame: Frame, executor: Executor, invocation: Invocation, call: Call, *, again: bool = False
     ) -> Effect:
         arguments = self._arguments(frame, invocation, again=again)
-        handler = _handler(frame, executor.handler_table, invocation, arguments)
+        handler = _handler(frame, call.handlers, invocation, arguments)
         context: WorkflowContext[Any, Any] = WorkflowContext(self._around, call)
         if handler.takes_context:
             arguments = (*arguments, context)
@@ -199,7 +193,7 @@ class Calls:
     def _arguments(self, frame: Frame, invocation: Invocation, *, again: bool) -> tuple[Any, ...]:
         delivered = []
         for payload in invocation.payloads:
-            value, own = payload.deliver(self._receivers[id(payload)] + again)
+            value, own = payload.deliver(self._receivers.get(id(payload), 1) + again)
             if not own and not again:
                 self._tell(
                     "warning",
@@ -213,13 +207,17 @@ class Calls:
 
     # --- Notes ---
 
+    def _known(self, frame: Frame, invocation: Invocation) -> Finished | None:
+        return self.notes.calls.get(notes.call_key(frame.prefix, invocation.index))
+
     def _open_journal(self, call: Call) -> Journal:
-        known = self.notes.steps.setdefault(call.key, {})
+        key = notes.call_key(call.scope.prefix, call.index_in_scope)
+        known = self.notes.steps.setdefault(key, {})
 
         async def note(position: int, entry: Encoded) -> None:
             known[position] = entry
             if self._record is not None:
-                await self._record({notes.step_key(call.key, position): entry.reference})
+                await self._record({notes.step_key(key, position): entry.reference})
 
         frame = call.scope
         kept = frame.journal(call.executor_id)
@@ -239,16 +237,17 @@ class Calls:
             executor = one.invocation.executor
             cells = one.cells if one.cells is not None else await one.frame.snapshot(executor)
             finished = Finished(executor, one.invocation.kind, one.effect, cells, one.own_writes)
-            self.notes.calls[one.key] = finished
+            key = notes.call_key(one.frame.prefix, one.invocation.index)
+            self.notes.calls[key] = finished
             if self._record is not None:
                 try:
-                    entries[one.key] = notes.encode(finished, self._around.codec)
+                    entries[key] = notes.encode(finished, self._around.codec)
                 except UnsupportedValueError as error:  # an event's data may be anything; the call is then repeated
                     log.debug("A finished call of %r cannot be noted: %s", executor, error)
         if self._record is not None and entries:
             await self._record(entries)
 
-    async def _note_after(self, error: BaseException) -> None:
+    async def _note_after(self) -> None:
         """Note what had finished when the superstep failed. The error that ended it matters more than this."""
         try:
             await self._end_noting()
@@ -262,6 +261,19 @@ class Calls:
             await asyncio.wait([noting])
             if not noting.cancelled():
                 noting.result()
+
+
+def _receivers(plans: Sequence[tuple[Frame, Plan]]) -> Mapping[int, int]:
+    """How many take each message; those that one takes, and no join keeps, may be left out."""
+    if sum(len(plan.invocations) for _, plan in plans) == 1 and not any(plan.joins for _, plan in plans):
+        return {}
+    found: Counter[int] = Counter()
+    for _, plan in plans:
+        for invocation in plan.invocations:
+            found.update(map(id, invocation.payloads))
+        for waiting in plan.joins.values():  # a join takes its message later, and must find it as it was sent
+            found.update(map(id, waiting))
+    return found
 
 
 def _handler(frame: Frame, table: HandlerTable, invocation: Invocation, arguments: tuple[Any, ...]) -> Handler:

@@ -47,6 +47,9 @@ class Scope(SharedState, Protocol):
     """The part of a lane that an executor belongs to: its shared state, and what is kept of its steps."""
 
     @property
+    def prefix(self) -> str: ...
+
+    @property
     def reducers(self) -> Mapping[str, Reducer]: ...
 
     def read_state(self, key: str) -> Any: ...
@@ -81,13 +84,13 @@ class Surroundings(msgspec.Struct):
 class Call(msgspec.Struct):
     """One invocation while it runs, over all its attempts.
 
-    `name` is the executor's from outside, `key` names the call within its superstep, `index` counts all calls of the
-    superstep. `own_writes` is the shared state that the executor has written in this superstep.
+    `name` is the executor's from outside; `index` counts all calls of the superstep, `index_in_scope` those in the
+    executor's part of the lane. `own_writes` is the shared state that the executor has written in this superstep.
     """
 
     executor_id: str
     name: str
-    key: str
+    index_in_scope: int
     index: int
     sources: tuple[str, ...]
     request_id: str | None
@@ -297,7 +300,8 @@ class WorkflowContext(Generic[OutT, W_OutT]):
 
     def _derived(self, purpose: str) -> UUID:
         call = self._call
-        text = "\0".join([self._around.seed, call.key, purpose])
+        place = [self.session_id, self._around.seed, call.scope.prefix, str(call.index_in_scope)]
+        text = "\0".join([*place, purpose])
         return UUID(bytes=blake2b(text.encode(), digest_size=16).digest(), version=5)
 
     def _expiry(self, expires_in: float | timedelta | None, default: Any, response_type: Any) -> float | None:

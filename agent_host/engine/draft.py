@@ -1,5 +1,6 @@
 """What a run changes on top of a stored state, cell by cell, until it is committed."""
 
+from collections.abc import Callable
 from typing import Any
 
 from agent_host.engine.checkpoint import (
@@ -55,10 +56,10 @@ class Draft:
         return {reference[1:], *(body_references(body) if isinstance(body, bytes) else ())}
 
     def commit(
-        self, kind: CommitKind, commit_id: str, now: float, *, steps: int, workflow: str, session_id: str,
-        signature: str,
+        self, kind: CommitKind, new_id: Callable[[], str], clock: Callable[[], float], *, steps: int,
+        workflow: str, session_id: str, signature: str,
     ) -> Commit | None:  # fmt: skip
-        """The changes as a commit on top of the view; None if there are none.
+        """The changes as a commit on top of the view; None if there are none. `clock` gives seconds since the epoch.
 
         The draft moves to it when it is durable: see `accept`.
         """
@@ -75,8 +76,8 @@ class Draft:
                 self._proposed[key] = reference
         complete = view.distance + 1 >= MANIFEST_EVERY
         return Commit(
-            id=commit_id, parent=view.commit_id, workflow=workflow, session_id=session_id, kind=kind,
-            seq=view.seq + 1, step=view.step + steps, created_at=now, signature=signature,
+            id=new_id(), parent=view.commit_id, workflow=workflow, session_id=session_id, kind=kind,
+            seq=view.seq + 1, step=view.step + steps, created_at=clock(), signature=signature,
             delta=dict(self._proposed) if complete else delta, complete=complete,
             distance=0 if complete else view.distance + 1, blobs=self._blobs,
         )  # fmt: skip

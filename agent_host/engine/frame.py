@@ -240,14 +240,18 @@ class Frame:
 
     async def snapshot(self, executor_id: str) -> dict[str, Encoded | None]:
         """The cells of an executor that differ from those of the last boundary."""
-        template, clone = self.definition.templates[executor_id], self.clones[executor_id]
-        if not template.hooked:
-            return {
-                cells.field_key(executor_id, attribute): changed
-                for attribute, changed in template.changed(clone, self.codec, self.draft.known, split=self.draft.stored)
-            }
+        if self.definition.templates[executor_id].hooked:
+            return await self._saved_by_hook(executor_id)
+        return self._changed_attributes(executor_id)
+
+    def _changed_attributes(self, executor_id: str) -> dict[str, Encoded | None]:
+        template, clone, draft = self.definition.templates[executor_id], self.clones[executor_id], self.draft
+        changed = template.changed(clone, draft.codec, draft.known, split=draft.stored)
+        return {cells.field_key(executor_id, attribute): encoded for attribute, encoded in changed}
+
+    async def _saved_by_hook(self, executor_id: str) -> dict[str, Encoded | None]:
         key = cells.hook_key(executor_id)
-        saved = await save(clone.executor)
+        saved = await save(self.clones[executor_id].executor)
         current = self._current(key)
         try:
             encoded = self.codec.encode(saved, known=self.draft.known(current), split=self.draft.stored)
@@ -279,11 +283,13 @@ class Frame:
         """Encode the state of every executor that was called since the last time, and keep what differs."""
         for name in sorted(self._called):
             clone = self.clones[name]
-            for key, changed in (await self.snapshot(name)).items():
+            hooked = self.definition.templates[name].hooked
+            found = await self._saved_by_hook(name) if hooked else self._changed_attributes(name)
+            for key, changed in found.items():
                 self._set(key, changed)
-                attribute = cells.split_executor_key(key)[1]
-                if attribute is None:
+                if hooked:
                     continue
+                attribute = cells.split_executor_key(key)[1] or ""
                 if changed is None:
                     clone.taken.pop(attribute, None)
                 else:

@@ -5,7 +5,7 @@ Rule 2: new conversation, resume, branch, reset, retry and restart are one opera
 Rule 3: only executors that were called are asked for their state.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import msgspec
@@ -84,6 +84,8 @@ class Lane:
     @property
     def queued(self) -> int:
         """How many messages are on their way."""
+        if len(self.frames) == 1:
+            return len(self.root.waiting.queue)
         return sum(len(frame.waiting.queue) for frame in self.frames.values())
 
     @property
@@ -106,6 +108,12 @@ class Lane:
     def in_order(self) -> list[Frame]:
         """The frames, owners before what they own, instances by number."""
         return [self.frames[path] for path in sorted(self.frames)] if len(self.frames) > 1 else [self.root]
+
+    def from_inside(self) -> list[Frame]:
+        """The frames, what is owned before its owner."""
+        if len(self.frames) == 1:
+            return [self.root]
+        return sorted(self.frames.values(), key=lambda frame: (-len(frame.path), frame.path))
 
     # --- Materialise ---
 
@@ -201,14 +209,16 @@ class Lane:
             if self.draft.stored:
                 frame.settle_waiting()
 
-    def commit(self, kind: CommitKind, commit_id: str, now: float, *, steps: int) -> Commit | None:
+    def commit(
+        self, kind: CommitKind, new_id: Callable[[], str], clock: Callable[[], float], *, steps: int
+    ) -> Commit | None:
         """The boundary reached, as a commit on top of the last one; None if nothing has changed since.
 
         The lane moves to it when it is durable: see `accept`.
         """
         definition = self.definition
         return self.draft.commit(
-            kind, commit_id, now, steps=steps, workflow=definition.name, session_id=self.session_id,
+            kind, new_id, clock, steps=steps, workflow=definition.name, session_id=self.session_id,
             signature=definition.signature,
         )  # fmt: skip
 

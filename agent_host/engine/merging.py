@@ -23,13 +23,13 @@ class Merged(msgspec.Struct, frozen=True):
     `yielded` holds the index of the invocation, the number within it, executor, output, and attempt.
     """
 
-    sent: tuple[tuple[str, Sent], ...]
-    yielded: tuple[tuple[int, int, str, Yielded, int], ...]
-    asked: tuple[tuple[str, Asked], ...]
+    sent: list[tuple[str, Sent]]
+    yielded: list[tuple[int, int, str, Yielded, int]]
+    asked: list[tuple[str, Asked]]
     writes: dict[str, Encoded | None]
-    events: tuple[tuple[str, CustomEvent], ...]
+    events: list[tuple[str, CustomEvent]]
     usage: dict[str, int]
-    nested: tuple[tuple[str, Entered | Replied], ...]
+    nested: list[tuple[str, Entered | Replied]]
     journals: dict[str, dict[int, Encoded]]
 
 
@@ -63,16 +63,16 @@ def merge(effects: Sequence[Effect], reduce: Reduce) -> Merged:
     for key, written in updates.items():
         writes[key] = reduce(key, written)
     return Merged(
-        sent=tuple((effect.executor_id, sent) for effect in effects for sent in effect.sent),
-        yielded=tuple(
+        sent=[(effect.executor_id, sent) for effect in effects for sent in effect.sent],
+        yielded=[
             (index, number, effect.executor_id, output, effect.attempt)
             for index, effect in enumerate(effects)
             for number, output in enumerate(effect.yielded)
-        ),
-        asked=tuple(asked.values()),
+        ],
+        asked=list(asked.values()),
         writes=writes,
-        events=tuple((effect.executor_id, event) for effect in effects for event in effect.events),
+        events=[(effect.executor_id, event) for effect in effects for event in effect.events],
         usage=usage,
-        nested=tuple((effect.executor_id, entry) for effect in effects for entry in effect.nested),
+        nested=[(effect.executor_id, entry) for effect in effects for entry in effect.nested],
         journals={effect.executor_id: effect.journal for effect in effects if effect.journal is not None},
     )

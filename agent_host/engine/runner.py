@@ -113,8 +113,9 @@ class Run:
         self._uncommitted_steps = 0
         self._held: list[tuple[WorkflowEventType, dict[str, Any]]] = []
         self._questions: list[tuple[WorkflowEventType, dict[str, Any]]] = []
-        # In durability `turn` the id of the commit that the run will make also names the run before that.
-        self._turn_commit = options.new_commit_id() if options.durability == "turn" else ""
+        # Where not every boundary has a commit of its own, the id of the one that comes at last names them all.
+        stored_steps = options.durability == "step" and lane.draft.stored
+        self._name = "" if stored_steps else options.new_commit_id()
         self._around = self._surroundings()
         steps = options.durability == "step"
         self.calls = Calls(
@@ -236,7 +237,7 @@ class Run:
         around.iteration = self.iteration
         around.checkpoint_id = self._here()
         around.open_requests = self.lane.open_requests() if self.lane.waits else ()
-        around.seed, around.now = f"{self.lane.session_id} {known.seed}", known.began
+        around.seed, around.now = known.seed, known.began
 
     def _blank_notes(self) -> Notes:
         """What is known of a superstep that nobody has tried yet: which one it is.
@@ -245,9 +246,9 @@ class Run:
         after nothing that another superstep could have.
         """
         options, view = self.options, self.lane.view
-        if options.durability == "turn":
-            return Notes(f"{self._turn_commit} {self.iteration}", options.clock())
-        if not self.lane.draft.stored or self._uncommitted_steps or (options.branch and not self.moved):
+        if self._name:
+            return Notes(f"{self._name} {self.iteration}", options.clock())
+        if self._uncommitted_steps or (options.branch and not self.moved):
             return Notes(options.new_commit_id(), options.clock())
         return Notes(view.commit_id, view.created_at)
 
@@ -294,8 +295,7 @@ class Run:
         """Commit and publish what has changed, then tell what that settles."""
         lane = self.lane
         await lane.settle()
-        commit_id = self._turn_commit or self.options.new_commit_id()
-        commit = lane.commit(kind, commit_id, self.options.clock(), steps=self._uncommitted_steps)
+        commit = lane.commit(kind, self._commit_id, self.options.clock, steps=self._uncommitted_steps)
         stands_at = commit.id if commit is not None else lane.view.commit_id
         events = (*self._settled_events(self._held), *self._settled_events(self._questions, stands_at))
         if self.publisher is not None and (commit is not None or events):
@@ -307,6 +307,9 @@ class Run:
             self._uncommitted_steps = 0
         for event in events:
             self._sink(event)
+
+    def _commit_id(self) -> str:
+        return self._name if self.options.durability == "turn" else self.options.new_commit_id()
 
     async def _publish(self, publisher: Publisher, boundary: Boundary) -> bool:
         """Whether the boundary is durable now. Raises if it must be and could not be stored."""

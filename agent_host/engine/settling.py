@@ -50,7 +50,7 @@ def settle(lane: Lane, plans: Sequence[tuple[Frame, Plan]], merged: Sequence[Mer
     for (frame, plan), amount in zip(plans, merged, strict=True):
         work[frame.path] = (plan, amount, offset)
         offset += len(plan.invocations)
-    for frame in sorted(lane.frames.values(), key=lambda frame: (-len(frame.path), frame.path)):
+    for frame in lane.from_inside():
         done = work.get(frame.path)
         if done is not None:
             _take_up(lane, frame, *done, rising, settled)

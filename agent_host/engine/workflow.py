@@ -306,7 +306,7 @@ class Workflow:
         if lane.queued:
             raise self._queued(session_id)
         await lane.settle()
-        made = lane.commit("manual", new_commit_id(), 0.0, steps=0)
+        made = lane.commit("manual", new_commit_id, lambda: 0.0, steps=0)
         if made is not None:
             lane.accept(made)
             session.view = lane.view
