@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import msgspec
 from typing_extensions import TypeAliasType
 
 Matcher = Callable[[Any], bool]
@@ -196,15 +197,18 @@ def classes_in(hint: Any) -> Iterator[type]:
         if get_origin(member) is Literal:
             yield from {type(choice) for choice in get_args(member)}
             continue
-        if isinstance(member, type) and get_origin(member) is None:
+        origin = get_origin(member)
+        if isinstance(member, type) and origin is None:
             yield member
+        elif isinstance(origin, type) and hasattr(origin, "__parameters__"):
+            yield origin  # a generic class of the program's own: its values are of the class itself
         for argument in get_args(member):
             if argument is not Ellipsis and not isinstance(argument, (list, tuple)):
                 yield from classes_in(argument)
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """The stored fields of a dataclass, named tuple, typed dict or pydantic model, with their annotations."""
+    """The stored fields of a dataclass, Struct, named tuple, typed dict or pydantic model, with their annotations."""
     if dataclasses.is_dataclass(cls):
         hints = typing.get_type_hints(cls)
         return {field.name: hints.get(field.name, Any) for field in dataclasses.fields(cls)}
@@ -215,7 +219,14 @@ def field_types(cls: type) -> dict[str, Any]:
     if is_named_tuple(cls):
         hints = typing.get_type_hints(cls)
         return {field: hints.get(field, Any) for field in cls._fields}  # type: ignore[attr-defined]  # by its shape
+    if is_struct(cls):
+        hints = typing.get_type_hints(cls)
+        return {field: hints[field] for field in cls.__struct_fields__}  # type: ignore[attr-defined]  # a Struct has them
     return {}
+
+
+def is_struct(cls: type) -> bool:
+    return issubclass(cls, msgspec.Struct)
 
 
 def is_pydantic(cls: type) -> bool:

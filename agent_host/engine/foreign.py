@@ -2,6 +2,7 @@
 
 Rule 1: a foreign object, a client or a lock, is shared; the containers it lies in are copied for each conversation.
 Rule 2: an object of the program's own, or one that only holds data, is an error at start: it would be everybody's.
+        If the executor has hooks, it is an error if the restore hook does not replace it.
 Rule 3: so is a function that reaches the executor: it would act on the original, not on the clone it is called for.
 """
 
@@ -11,7 +12,7 @@ import io
 import logging
 import types
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agent_host.engine.executor import Executor
@@ -41,25 +42,44 @@ def leaves(value: Any, depth: int = 0) -> Iterator[Any]:
         yield value
 
 
-def refuse_own_objects(executor: Executor, name: str, value: Any, codec: Codec) -> None:
-    """Raise `ExecutorStateError` if an attribute that cannot be stored may not be shared either."""
+def own_objects(executor: Executor, value: Any, codec: Codec) -> list[Any]:
+    """What of an attribute that cannot be stored may not be shared either."""
     home = type(executor).__module__
+    found = []
     for leaf in leaves(value):
         cls = type(leaf)
-        _refuse_own_methods(executor, name, leaf)
         if codec.allows(cls) or isinstance(leaf, FUNCTIONS):
             continue
-        if isinstance(leaf, _HOLDERS):
+        same_package = cls.__module__.partition(".")[0] == home.partition(".")[0] != "builtins"
+        if isinstance(leaf, _HOLDERS) or cls.__module__ == home or same_package:
+            found.append(leaf)
+    return found
+
+
+def refuse_own_object(executor: Executor, name: str, own: Any) -> None:
+    """Raise the `ExecutorStateError` for one of the `own_objects` of an attribute."""
+    cls = type(own)
+    if isinstance(own, _HOLDERS):
+        raise ExecutorStateError(
+            f"Executor {executor.id!r} keeps a {cls.__qualname__} in {name!r}, which cannot be stored, and all "
+            f"conversations would share what is in it. Use a list, a dict, a deque or a dataclass, or declare "
+            f"`{name} = config()` if it is meant to be shared."
+        )
+    raise ExecutorStateError(
+        f"Executor {executor.id!r} keeps a {cls.__qualname__} in {name!r}, which cannot be stored, and all "
+        f"conversations would share it. Make {cls.__qualname__} a dataclass, write checkpoint hooks, or "
+        f"declare `{name} = config()` if it is meant to be shared."
+    )
+
+
+def refuse_kept_objects(executor: Executor, name: str, originals: Sequence[Any]) -> None:
+    """Raise `ExecutorStateError` if a restored clone still holds objects of the original."""
+    for leaf in leaves(vars(executor).get(name)):
+        if any(leaf is original for original in originals):
             raise ExecutorStateError(
-                f"Executor {executor.id!r} keeps a {cls.__qualname__} in {name!r}, which cannot be stored, and all "
-                f"conversations would share what is in it. Use a list, a dict, a deque or a dataclass, or declare "
-                f"`{name} = config()` if it is meant to be shared."
-            )
-        if cls.__module__ == home or cls.__module__.partition(".")[0] == home.partition(".")[0] != "builtins":
-            raise ExecutorStateError(
-                f"Executor {executor.id!r} keeps a {cls.__qualname__} in {name!r}, which cannot be stored, and all "
-                f"conversations would share it. Make {cls.__qualname__} a dataclass, write checkpoint hooks, or "
-                f"declare `{name} = config()` if it is meant to be shared."
+                f"After on_checkpoint_restore the executor {executor.id!r} still has the {type(leaf).__qualname__} in "
+                f"{name!r} that the program made, and all conversations would share it. Put a new one there in the "
+                f"hook, or declare `{name} = config()` if it is meant to be shared."
             )
 
 
@@ -93,8 +113,13 @@ def _parts(value: Any, depth: int = 0) -> Iterator[Any]:
             yield from _parts(item, depth + 1)
 
 
-def _refuse_own_methods(executor: Executor, name: str, leaf: Any) -> None:
+def refuse_own_methods(executor: Executor, name: str, value: Any) -> None:
     """Refuse a bound method of the executor in a shared object: it would act on the original, not on a clone."""
+    for leaf in leaves(value):
+        _refuse_own_method(executor, name, leaf)
+
+
+def _refuse_own_method(executor: Executor, name: str, leaf: Any) -> None:
     inside = [getattr(leaf, "__dict__", {})]
     if isinstance(leaf, functools.partial):
         inside += [leaf.func, leaf.args, leaf.keywords]

@@ -5,30 +5,39 @@ Rule 2: only what a handler has changed is stored. An attribute no handler has t
         program, so secrets set in `__init__` never reach a store, and a new limit holds for old conversations.
 Rule 3: what cannot be encoded is shared by all lanes as it is, and must be a foreign object: a client, a lock.
 Rule 4: an executor with hooks stores what its hook returns and nothing else.
+Rule 5: in asyncio's debug mode, which `python -X dev` switches on, a handler that changes a foreign object in place is
+        reported, once for each attribute. Executors with hooks are not looked at.
 """
 
+import asyncio
+import logging
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent_host.engine import annotations, cells
 from agent_host.engine.executor import Executor, Field, declared_fields, has_hooks
+from agent_host.engine.fingerprint import Fingerprint
 from agent_host.engine.foreign import (
     CHANGING,
     FUNCTIONS,
     leaves,
-    refuse_own_objects,
+    own_objects,
+    refuse_kept_objects,
+    refuse_own_methods,
+    refuse_own_object,
     same_skeleton,
     skeleton,
     warn_of_common_parts,
 )
 from agent_host.engine.serialization.codec import Codec, Encoded
-from agent_host.engine.serialization.stored_types import is_storable_class, storable_classes
+from agent_host.engine.serialization.stored_types import is_storable_class
 from agent_host.errors import ExecutorStateError, UnsupportedValueError, WorkflowCheckpointException
 
 _ENGINE_OWN = "_agent_host_"
+log = logging.getLogger("agent_host.engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +56,25 @@ class PristineField:
 
 @dataclass(slots=True)
 class Clone:
-    """An executor serving one lane; of every stored attribute, the value last seen and its reference."""
+    """An executor serving one lane; of every stored attribute, the value last seen and its reference.
+
+    `own` holds what its restore hook has to replace, by attribute. `foreign` holds fingerprints of what it shares with
+    other lanes; it is empty outside debug mode.
+    """
 
     executor: Executor
     taken: dict[str, tuple[Any, bytes]]
+    own: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    foreign: Mapping[str, Fingerprint] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """An executor as the program built it."""
+    """An executor as the program built it.
+
+    `own` holds the objects of the program's own, by attribute, that only an executor with hooks may have.
+    `reported` notes the foreign attributes that a warning has named.
+    """
 
     executor_id: str
     cls: type[Executor]
@@ -65,6 +84,8 @@ class Template:
     rebound: Mapping[str, Callable[..., Any]]
     foreign: tuple[str, ...]
     hooked: bool
+    own: Mapping[str, Sequence[Any]]
+    reported: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, executor: Executor, codec: Codec) -> "Template":
@@ -74,7 +95,9 @@ class Template:
         shared = {name for name, declaration in declared.items() if not declaration.per_lane}
         rebound: dict[str, Callable[..., Any]] = {}
         foreign: list[str] = []
-        codec.allow(storable_classes(_class_annotations(type(executor)).values()))
+        own: dict[str, Sequence[Any]] = {}
+        hooked = has_hooks(executor)
+        codec.allow(_class_annotations(type(executor)).values())
         attributes = dict(vars(executor))
         for name, value in {**_class_defaults(executor, codec), **attributes}.items():
             if name == "id" or name.startswith(_ENGINE_OWN):
@@ -84,17 +107,25 @@ class Template:
             elif isinstance(value, types.MethodType) and value.__self__ is executor:
                 rebound[name] = value.__func__
             else:
-                field = _pristine(executor, name, value, codec, declared=name in declared)
-                if field is not None:
-                    fields[name] = field
+                pristine = _pristine(executor, name, value, codec, declared=name in declared)
+                if pristine is not None:
+                    fields[name] = pristine
+                    attributes[name] = value
+                    continue
+                refuse_own_methods(executor, name, value)
+                found = own_objects(executor, value, codec)
+                if found and not hooked:
+                    refuse_own_object(executor, name, found[0])
+                if found:
+                    own[name] = found
                     attributes[name] = value
                 elif name in attributes or type(value) in CHANGING:
                     foreign.append(name)  # anything else on the class, a logger or a pattern, is a constant
                     attributes[name] = value
-        warn_of_common_parts(executor.id, {name: field.value for name, field in fields.items()})
+        warn_of_common_parts(executor.id, {name: pristine.value for name, pristine in fields.items()})
         return cls(
             executor.id, type(executor), attributes, fields, frozenset(shared), rebound, tuple(foreign),
-            has_hooks(executor),
+            hooked, own,
         )  # fmt: skip
 
     def clone(self, stored: Mapping[str, bytes], codec: Codec, bodies: Mapping[bytes, Any]) -> Clone:
@@ -102,21 +133,37 @@ class Template:
         made = object.__new__(self.cls)
         taken: dict[str, tuple[Any, bytes]] = {}
         attributes = dict(self.attributes)
-        for name, field in self.fields.items():
-            if name not in stored and not field.immutable:
-                attributes[name] = codec.decode(field.encoded.reference, field.encoded.blobs)
+        for name, pristine in self.fields.items():
+            if name not in stored and not pristine.immutable:
+                attributes[name] = codec.decode(pristine.encoded.reference, pristine.encoded.blobs)
         for name, reference in stored.items():
             if name in self.shared or name in self.foreign or name in self.rebound:
                 continue  # an older program kept it per conversation; this one shares it
             value = codec.decode(reference, bodies)
             attributes[name] = value
             taken[name] = (value, reference)
-        for name in self.foreign:
+        for name in (*self.foreign, *self.own):
             attributes[name] = skeleton(attributes[name])
         for name, function in self.rebound.items():
             attributes[name] = types.MethodType(function, made)
         made.__dict__ = attributes
-        return Clone(made, taken)
+        watched = self.foreign and not self.hooked and _in_debug_mode()
+        return Clone(made, taken, self.own, self._fingerprints(made) if watched else {})
+
+    def _fingerprints(self, clone: Executor) -> dict[str, Fingerprint]:
+        return {name: Fingerprint.of(vars(clone).get(name), name) for name in self.foreign if name not in self.reported}
+
+    def _report_changes(self, clone: Clone) -> None:
+        for name, before in clone.foreign.items():
+            place = before.changed_in(Fingerprint.of(vars(clone.executor).get(name), name))
+            if place is not None and name not in self.reported:
+                self.reported.add(name)
+                log.warning(
+                    "A handler of executor %r changed %s in place. It cannot be stored, so no checkpoint has the "
+                    "change and all conversations share it. Keep what belongs to a conversation in an attribute of its "
+                    "own (a dataclass, a list), write checkpoint hooks, or declare `%s = config()` if it is meant.",
+                    self.executor_id, place, name,
+                )  # fmt: skip
 
     def changed(
         self, clone: Clone, codec: Codec, known: Callable[[bytes], set[bytes]], *, split: bool
@@ -145,6 +192,7 @@ class Template:
             if name not in attributes:
                 self._refuse_deletion(name)
                 yield name, None
+        self._report_changes(clone)
 
     def _unlike_pristine(self, name: str, value: Any, codec: Codec, *, split: bool) -> Encoded | None:
         """The form of an attribute of which nothing is stored; None if it is as the program set it."""
@@ -188,8 +236,10 @@ class Template:
 
 
 async def restore(clone: Clone, saved: dict[str, Any]) -> None:
-    """Run the restore hook of a clone."""
+    """Run the restore hook of a clone. Raises `ExecutorStateError` if it leaves an object that others have too."""
     await clone.executor.on_checkpoint_restore(saved)
+    for name, originals in clone.own.items():
+        refuse_kept_objects(clone.executor, name, originals)
 
 
 async def save(executor: Executor) -> dict[str, Any]:
@@ -203,6 +253,13 @@ async def save(executor: Executor) -> dict[str, Any]:
     return saved
 
 
+def _in_debug_mode() -> bool:
+    try:
+        return asyncio.get_running_loop().get_debug()
+    except RuntimeError:
+        return False
+
+
 def _pristine(executor: Executor, name: str, value: Any, codec: Codec, *, declared: bool) -> PristineField | None:
     codec.allow(_classes_of(value))
     try:
@@ -213,7 +270,6 @@ def _pristine(executor: Executor, name: str, value: Any, codec: Codec, *, declar
                 f"The state {name!r} of executor {executor.id!r} cannot be stored: {error}. "
                 "Use a dataclass or a type of the standard library."
             ) from None
-        refuse_own_objects(executor, name, value, codec)
         return None
     whole = codec.encode(value, split=False).reference
     return PristineField(value, encoded, whole, codec.is_immutable(value), declared)

@@ -8,26 +8,32 @@ import re
 
 from agent_host.errors import StoreError
 from agent_host.stores.base import CommitLog, Store
-from agent_host.stores.records import ResponseRecord, ResumePoint
+from agent_host.stores.records import ResponseRecord, ResumePoint, SavePoint
 
-__all__ = ["CommitLog", "ResponseRecord", "ResumePoint", "Store", "open_store"]
+__all__ = ["CommitLog", "ResponseRecord", "ResumePoint", "SavePoint", "Store", "open_store"]
 
 # Two letters at least: `C:` begins a path on Windows.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _IN_MEMORY = ("", "/", "/:memory:")
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, read_only: bool = False) -> Store:
     """The store that an address names, not opened yet: call `await store.open()` before the first verb.
 
     `sqlite:///data/host.db` (relative), `sqlite:////srv/host.db` (absolute), `sqlite://` (in memory, gone when
     closed), or the plain path of a SQLite file. Raises `StoreError` for anything else.
+
+    `read_only` opens a file beside the process that serves it, without its lock: nothing is written or migrated, every
+    verb that writes raises `StoreError`, and a file that is not there, or of an older format, is refused.
     """
     # Loaded here so that a host with another store does not load SQLite.
     from agent_host.stores.sql_store import SqlStore
     from agent_host.stores.sqlite import SqliteDatabase
 
-    return SqlStore(SqliteDatabase(_sqlite_path(url)))
+    path = _sqlite_path(url)
+    if read_only and path is None:
+        raise StoreError(f"The store {url!r} lies in memory, so there is nothing to read. Name the file of a store.")
+    return SqlStore(SqliteDatabase(path, read_only=read_only))
 
 
 def _sqlite_path(url: str) -> str | None:

@@ -5,11 +5,11 @@ transaction, connection or query crosses these two classes, so that a database a
 both keep the promise.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from agent_host.engine.checkpoint import Commit
-from agent_host.stores.records import ResponseRecord, ResumePoint
+from agent_host.stores.records import ResponseRecord, ResumePoint, SavePoint
 
 SYSTEM = "*"
 """The partition of root commits and their blobs: read by every user, the name of none."""
@@ -24,15 +24,24 @@ class CommitLog(Protocol):
          Without commits it does nothing.
     R22  `move_head` points a session at a stored commit under the same condition; `CheckpointNotFoundError` if
          there is no such commit.
-    R23  `chain` and `blobs` answer as `Store.read_chain` and `Store.read_blobs`.
+    R23  `chain` and `blobs` answer as `Store.read_chain` and `Store.read_blobs`, but whether a body has its hash is
+         left to the reader: a log may hold sealed bodies under the hashes of what they seal.
     R24  `commits` lists the commits of a workflow, or of one session, by `(created_at, seq)`, without blobs. The
          workflow's roots are among them.
     R25  `delete` removes a commit and keeps every descendant readable: the children become complete in the same
          step. False if there is no such commit.
     R26  `delete` of a head or of a root raises `WorkflowCheckpointException` and changes nothing.
     R27  Sessions of one user are invisible to every other: heads, commits and deletions.
-    R28  If the process dies inside `commit`, `move_head` or `delete`, all of it is there or nothing; once one has
-         returned, it stays. The other verbs change nothing.
+    R28  If the process dies inside `commit`, `move_head`, `delete`, `record` or `collect`, every commit reads as before
+         or as after; once the verb has returned, what it has done stays. The other verbs change nothing.
+    R29  `collect` removes the user's blobs that no stored commit needs, directly or through other blobs, and tells how
+         many; nothing that a stored commit of any session or user reads changes, root commits included.
+    R30  `record` notes entries by key in addition to those noted before, of which it replaces those with the same key;
+         `recorded` gives them back.
+    R31  If the session's head is not the one named, `record` raises `WorkflowConflictError` and changes nothing, and
+         `recorded` is empty.
+    R32  Notes go with the next `commit` or `move_head` of their session, also if its head comes back to the same
+         commit. No other session, workflow, fork or user sees them or makes them go.
     """
 
     async def head(self, workflow: str, session_id: str) -> str | None:
@@ -63,6 +72,18 @@ class CommitLog(Protocol):
         """Remove a commit that is nobody's head (R25, R26)."""
         ...
 
+    async def collect(self) -> int:
+        """Remove the blobs that no stored commit needs; returns their number (R29)."""
+        ...
+
+    async def record(self, workflow: str, session_id: str, head: str, entries: Mapping[str, bytes]) -> None:
+        """Note what is finished of the superstep that starts from `head`, by key (R30-R32)."""
+        ...
+
+    async def recorded(self, workflow: str, session_id: str, head: str) -> dict[str, bytes]:
+        """What is noted of the superstep that starts from `head` (R30-R32)."""
+        ...
+
 
 class Store(Protocol):
     """Responses, commits and blobs, changed by one verb at a time.
@@ -91,6 +112,8 @@ class Store(Protocol):
          does not have its hash raises `CheckpointDecodeError` naming it.
     R11  `read_response` gives the record as `finish` was given it, None for an unknown response.
     R12  `holds_root` tells whether a root commit is stored.
+    R17  `save_points` lists, of every user, the head of every session and every response that was created at a time or
+         after it.
 
     Finishing a turn:
     R13  `finish` stores the commits with their blobs and the response, all of it or nothing. If the process dies
@@ -133,6 +156,13 @@ class Store(Protocol):
         """Whether this root commit is stored (R12)."""
         ...
 
+    async def save_points(self, since: float) -> list[SavePoint]:
+        """What somebody may continue, of responses those since a time in seconds since the epoch (R17).
+
+        For the operator, who may see every user; no verb that serves a user calls it.
+        """
+        ...
+
     def commit_log(self, user: str = "") -> CommitLog:
-        """The engine's face of this store, for one user (R20-R28)."""
+        """The engine's face of this store, for one user (R20-R32)."""
         ...

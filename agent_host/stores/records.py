@@ -5,6 +5,7 @@ Rule 2: a record has no user; which user's it is stands beside it in every call.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +35,17 @@ class ResumePoint:
     response_id: str
     commit: str
     status: str
+
+
+@dataclass(frozen=True, slots=True)
+class SavePoint:
+    """A commit that somebody may continue: the head of a session, or what a response stands for.
+
+    `name` is the id of the session or of the response.
+    """
+
+    user: str
+    kind: Literal["session", "response"]
+    name: str
+    workflow: str
+    commit: str

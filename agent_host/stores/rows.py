@@ -2,7 +2,8 @@
 
 Rule 1: a user's rows lie in the user's partition, roots and their blobs in the system's; `partition` and
 `home_of` alone decide which.
-Rule 2: what is read is checked: a damaged delta, a gap in a chain and a body without its hash are errors.
+Rule 2: what is read is checked: a damaged delta and a gap in a chain are errors, and `checked` makes a body without
+its hash one.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from agent_host.engine.checkpoint import Commit, blob_hash
+from agent_host.engine.checkpoint import Commit, blob_hash, body_references
+from agent_host.engine.storage.reachability import needed_blobs
 from agent_host.errors import AgentHostError, CheckpointDecodeError
 from agent_host.stores.base import SYSTEM
 from agent_host.stores.database import Connection
@@ -31,6 +33,11 @@ _decode = msgspec.msgpack.Decoder(dict[str, bytes | None]).decode
 def partition(user: str) -> str:
     """The partition of a user, never the system's: a user called like it gets a longer name."""
     return SYSTEM + user if user.startswith(SYSTEM) else user
+
+
+def user_of(own: str) -> str:
+    """The user whose partition this is."""
+    return own[len(SYSTEM) :] if own.startswith(SYSTEM) else own
 
 
 def home_of(commit: Commit, own: str) -> str:
@@ -56,7 +63,9 @@ def _check_parent(
     if commit.parent is None:
         if not commit.complete:
             raise refusal(f"Commit {commit.id} has no parent and does not hold all of its cells. Nothing was stored.")
-    elif commit.parent not in earlier and not is_stored(connection, own, commit.parent):
+    elif commit.parent not in earlier and not (
+        is_stored(connection, own, commit.parent) or is_stored(connection, own, commit.id)
+    ):
         raise refusal(
             f"The parent {commit.parent} of commit {commit.id} is not stored, so it could not be read back. "
             "Nothing was stored; start again from a stored commit."
@@ -81,7 +90,7 @@ def select_chain(connection: Connection, own: str, commit_id: str) -> list[Commi
 
 
 def select_blobs(connection: Connection, own: str, hashes: Collection[bytes]) -> dict[bytes, bytes]:
-    """The bodies of blobs, the user's own before the system's; those that are not stored are absent."""
+    """The bodies of blobs, the user's own before the system's, unchecked; those that are not stored are absent."""
     bodies: dict[bytes, bytes] = {}
     wanted: Collection[bytes] = set(hashes)
     for home in (own, SYSTEM):
@@ -90,12 +99,37 @@ def select_blobs(connection: Connection, own: str, hashes: Collection[bytes]) ->
             rows = connection.execute(QUERIES["select_blobs"].replace("...", marks), (home, *batch)).fetchall()
             bodies.update(rows)
         wanted = [hash_ for hash_ in wanted if hash_ not in bodies]
+    return bodies
+
+
+def checked(bodies: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The same bodies; `CheckpointDecodeError` if one does not have its hash."""
     for hash_, body in bodies.items():
         if blob_hash(body) != hash_:
             raise CheckpointDecodeError(
                 f"Blob {hash_.hex()} is damaged: its bytes do not have this hash. Restore the store from a backup."
             )
     return bodies
+
+
+def delete_unneeded_blobs(connection: Connection, own: str) -> int:
+    """Remove a user's blobs that none of the user's commits needs; returns how many.
+
+    Roots and their blobs lie in the system's partition and stay.
+    """
+    found = connection.execute(QUERIES["select_blob_heads"], (own,)).fetchall()
+    references = {hash_: body_references(body) for hash_, body in found}
+    needed = needed_blobs(
+        (
+            _delta_of(row[0], f"A commit of user {user_of(own)!r}")
+            for row in connection.execute(QUERIES["select_deltas"], (own,)).fetchall()
+        ),
+        references,
+    )
+    unneeded = references.keys() - needed
+    for hash_ in unneeded:
+        connection.execute(QUERIES["delete_blob"], (own, hash_))
+    return len(unneeded)
 
 
 def _batches(hashes: Iterable[bytes]) -> Iterator[list[bytes]]:
@@ -113,14 +147,16 @@ def encoded(cells: Mapping[str, bytes | None]) -> bytes:
 def commit_of(row: Sequence[Any]) -> Commit:
     """The commit that a row holds; `CheckpointDecodeError` if its delta is damaged."""
     values = list(row)
+    values[_DELTA] = _delta_of(values[_DELTA], f"Commit {row[0]}")
+    values[_COMPLETE] = bool(values[_COMPLETE])
+    return Commit(*values)
+
+
+def _delta_of(stored: bytes, owner: str) -> dict[str, bytes | None]:
     try:
-        values[_DELTA] = _decode(values[_DELTA])
-        values[_COMPLETE] = bool(values[_COMPLETE])
-        return Commit(*values)
+        return _decode(stored)
     except msgspec.DecodeError as error:
-        raise CheckpointDecodeError(
-            f"Commit {row[0]} is damaged ({error}). Restore the store from a backup."
-        ) from error
+        raise CheckpointDecodeError(f"{owner} is damaged ({error}). Restore the store from a backup.") from error
 
 
 def _commit_row(home: str, commit: Commit) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ Rule 1: each verb is one synchronous function of one transaction; the class only
 Rule 2: the head is compared in the transaction that moves it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from agent_host.engine.checkpoint import Commit, cells_of
 from agent_host.errors import CheckpointNotFoundError, WorkflowCheckpointException, WorkflowConflictError
@@ -51,6 +51,22 @@ class SqlCommitLog:
         """Remove a commit that is nobody's head; its descendants stay readable. False if there is none."""
         return await self._database.write(lambda connection: _delete(connection, self._own, commit_id))
 
+    async def collect(self) -> int:
+        """Remove the user's blobs that no stored commit needs; returns their number."""
+        return await self._database.write(lambda connection: rows.delete_unneeded_blobs(connection, self._own))
+
+    async def record(self, workflow: str, session_id: str, head: str, entries: Mapping[str, bytes]) -> None:
+        """Note what is finished of the superstep that starts from `head`, or raise `WorkflowConflictError`."""
+        await self._database.write(
+            lambda connection: _record(connection, self._own, workflow, session_id, head, entries)
+        )
+
+    async def recorded(self, workflow: str, session_id: str, head: str) -> dict[str, bytes]:
+        """What is noted of the superstep that starts from `head`; empty if the head is another one."""
+        return await self._database.read(
+            lambda connection: _recorded(connection, self._own, workflow, session_id, head)
+        )
+
 
 def _head(connection: Connection, own: str, workflow: str, session_id: str) -> str | None:
     row = connection.execute(QUERIES["select_head"], (own, workflow, session_id)).fetchone()
@@ -70,7 +86,7 @@ def _commit(connection: Connection, own: str, commits: Sequence[Commit], expecte
     last = commits[-1]
     _expect_head(connection, own, last.workflow, last.session_id, expected_head)
     rows.insert_commits(connection, own, commits, WorkflowConflictError)
-    connection.execute(QUERIES["put_head"], (own, last.workflow, last.session_id, last.id))
+    _put_head(connection, own, last.workflow, last.session_id, last.id)
 
 
 def _move_head(
@@ -79,7 +95,26 @@ def _move_head(
     _expect_head(connection, own, workflow, session_id, expected_head)
     if not rows.is_stored(connection, own, to):
         raise CheckpointNotFoundError(f"No commit {to} is stored, so session {session_id} cannot move to it.")
+    _put_head(connection, own, workflow, session_id, to)
+
+
+def _put_head(connection: Connection, own: str, workflow: str, session_id: str, to: str) -> None:
     connection.execute(QUERIES["put_head"], (own, workflow, session_id, to))
+    connection.execute(QUERIES["delete_notes"], (own, workflow, session_id))
+
+
+def _record(
+    connection: Connection, own: str, workflow: str, session_id: str, head: str, entries: Mapping[str, bytes]
+) -> None:
+    _expect_head(connection, own, workflow, session_id, head)
+    for name, body in entries.items():
+        connection.execute(QUERIES["put_note"], (own, workflow, session_id, name, body))
+
+
+def _recorded(connection: Connection, own: str, workflow: str, session_id: str, head: str) -> dict[str, bytes]:
+    if _head(connection, own, workflow, session_id) != head:
+        return {}
+    return dict(connection.execute(QUERIES["select_notes"], (own, workflow, session_id)).fetchall())
 
 
 def _commits(connection: Connection, own: str, workflow: str, session_id: str | None) -> list[Commit]:

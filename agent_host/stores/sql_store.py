@@ -13,7 +13,7 @@ from agent_host.stores import rows
 from agent_host.stores.base import CommitLog
 from agent_host.stores.database import Connection, Database
 from agent_host.stores.queries import QUERIES
-from agent_host.stores.records import ResponseRecord, ResumePoint
+from agent_host.stores.records import ResponseRecord, ResumePoint, SavePoint
 from agent_host.stores.sql_commit_log import SqlCommitLog
 
 
@@ -46,7 +46,7 @@ class SqlStore:
     async def read_blobs(self, user: str, hashes: Collection[bytes]) -> dict[bytes, bytes]:
         """The verified bodies of the blobs that are stored."""
         own = rows.partition(user)
-        return await self._database.read(lambda connection: rows.select_blobs(connection, own, hashes))
+        return await self._database.read(lambda connection: rows.checked(rows.select_blobs(connection, own, hashes)))
 
     async def finish(self, user: str, record: ResponseRecord, commits: Sequence[Commit]) -> None:
         """Store the end of a turn, or raise `TurnConflictError` and store nothing."""
@@ -60,6 +60,10 @@ class SqlStore:
     async def holds_root(self, commit_id: str) -> bool:
         """Whether this root commit is stored."""
         return await self._database.read(lambda connection: _holds_root(connection, commit_id))
+
+    async def save_points(self, since: float) -> list[SavePoint]:
+        """Every session's head, and every response since a time in seconds, of every user."""
+        return await self._database.read(lambda connection: _save_points(connection, since))
 
     def commit_log(self, user: str = "") -> CommitLog:
         """The engine's face of this store, for one user."""
@@ -78,6 +82,18 @@ def _read_response(connection: Connection, own: str, response_id: str) -> Respon
 
 def _holds_root(connection: Connection, commit_id: str) -> bool:
     return connection.execute(QUERIES["find_root"], (commit_id,)).fetchone() is not None
+
+
+def _save_points(connection: Connection, since: float) -> list[SavePoint]:
+    heads = connection.execute(QUERIES["select_heads"]).fetchall()
+    responses = connection.execute(QUERIES["select_recent_responses"], (since,)).fetchall()
+    return [
+        *(SavePoint(rows.user_of(own), "session", name, workflow, commit) for own, workflow, name, commit in heads),
+        *(
+            SavePoint(rows.user_of(own), "response", name, workflow, commit)
+            for own, workflow, name, commit in responses
+        ),
+    ]
 
 
 def _finish(connection: Connection, own: str, record: ResponseRecord, commits: Sequence[Commit]) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import IO, TypeVar
 
-from agent_host.errors import StoreClosedError
+from agent_host.errors import StoreClosedError, StoreError
 from agent_host.stores import sqlite_file
 from agent_host.stores.commands import Command, CommandQueue, run_to_end
 from agent_host.stores.database import Connection
@@ -30,10 +30,21 @@ _LONGEST_LOG = 64 * 1024 * 1024
 
 
 class SqliteDatabase:
-    """A database in a file, or in memory if `path` is None. What is in memory ends with `aclose`."""
+    """A database in a file, or in memory if `path` is None. What is in memory ends with `aclose`.
 
-    def __init__(self, path: str | None, *, idle_seconds: float = 1.0, longest_log: int = _LONGEST_LOG) -> None:
+    `read_only` reads a file that another process may be serving, and does not keep it from writing.
+    """
+
+    def __init__(
+        self,
+        path: str | None,
+        *,
+        read_only: bool = False,
+        idle_seconds: float = 1.0,
+        longest_log: int = _LONGEST_LOG,
+    ) -> None:
         self._path = os.path.abspath(path) if path is not None else None
+        self._read_only = read_only
         self._name = self._path or "The database in memory"
         self._idle_seconds = idle_seconds
         self._longest_log = longest_log
@@ -75,6 +86,8 @@ class SqliteDatabase:
 
     async def write(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` in a transaction shared with whoever else waits; its failure is its own."""
+        if self._read_only:
+            raise StoreError(f"{self._name} was opened to be read only. Open it without read_only to change it.")
         return await self._writes.run(fn)
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
@@ -86,6 +99,9 @@ class SqliteDatabase:
             if self._path is None:
                 writer = self._connection(":memory:")
                 migrate(writer, migrations())
+            elif self._read_only:
+                self._connect_reader(self._path)
+                return
             else:
                 self._lock = sqlite_file.lock(self._path)
                 writer = self._open_file(self._path)
@@ -94,6 +110,12 @@ class SqliteDatabase:
                     reader.execute("PRAGMA query_only = ON")
                 self._reads.start([partial(self._run_reads, reader) for reader in readers])
         self._writes.start([partial(self._run_writes, writer)], self._idle_after)
+
+    def _connect_reader(self, path: str) -> None:
+        reader = sqlite_file.connect_read_only(path)
+        self._connections.append(reader)
+        sqlite_file.check_current(reader, path, migrations())
+        self._reads.start([partial(self._run_reads, reader)])
 
     def _connection(self, path: str) -> sqlite3.Connection:
         connection = sqlite_file.connect(path)

@@ -105,6 +105,33 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
+def connect_read_only(path: str) -> sqlite3.Connection:
+    """A connection that cannot write, to a file that is there; another process may hold it and write meanwhile.
+
+    SQLite keeps two small files beside a database in use, so a directory that may not be written can be read only
+    while the database is served.
+    """
+    if not os.path.isfile(path):
+        raise StoreError(f"There is no store at {path}. Name the file of one that a server has written.")
+    _refuse_other_files(path)
+    connection = sqlite3.connect(
+        f"{Path(path).as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+    )
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    return connection
+
+
+def check_current(connection: sqlite3.Connection, path: str, steps: Sequence[Migration]) -> None:
+    """Raise `StoreFormatError` unless the file is a store in exactly the format of this version."""
+    check_format(connection, path, steps)
+    stored, known = version_of(connection), steps[-1].version
+    if stored < known:
+        raise StoreFormatError(
+            f"{path} is in format {stored}; this version reads format {known} only. Start the server on it once, "
+            "which brings it up to date."
+        )
+
+
 def check_format(connection: sqlite3.Connection, path: str, steps: Sequence[Migration]) -> None:
     """Raise `StoreFormatError` unless the file is empty or a store that this version understands."""
     application: int = connection.execute("PRAGMA application_id").fetchone()[0]

@@ -5,6 +5,8 @@ word of each test's docstring is the number of its rule in `agent_host.stores.ba
 """
 
 import asyncio
+import contextlib
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -53,6 +55,21 @@ def child(parent: Commit, name: str, *bodies: bytes, session: str = "s1", comple
         distance=0 if complete else parent.distance + 1,
         blobs={blob_hash(body): body for body in bodies},
     )
+
+
+def nested(payload: bytes, *children: bytes) -> bytes:
+    """A body that needs further bodies."""
+    return len(children).to_bytes(2, "big") + b"".join(blob_hash(child) for child in children) + payload
+
+
+def bodies(*found: bytes) -> dict[bytes, bytes]:
+    """Bodies by hash."""
+    return {blob_hash(body): body for body in found}
+
+
+def inlining(commit: Commit, key: str, *children: bytes) -> Commit:
+    """The commit with one more cell, which stands in the commit itself and needs further bodies."""
+    return replace(commit, delta={**commit.delta, key: INLINE + nested(b"inline", *children)})
 
 
 def bare(commit: Commit) -> Commit:
@@ -124,6 +141,18 @@ class CommitLogContract:
         assert await log.chain(ROOT.id) == []
         assert await log.blobs(orphan.blobs) == {}
 
+    async def test_what_is_stored_may_come_again(self, log: CommitLog) -> None:
+        """R21: a stored commit is left as it is, and its parent may have been deleted since."""
+        one, two = child(ROOT, "one"), child(child(ROOT, "one"), "two")
+        await log.commit([ROOT, one, two], None)
+        assert await log.delete(one.id)
+        before = await log.chain(two.id)
+        beside = child(ROOT, "beside", BODY)
+        await log.commit([beside, replace(two, signature="other")], two.id)
+        assert await log.chain(two.id) == before
+        assert await log.head("support", "s1") == two.id
+        assert await log.blobs(beside.blobs) == beside.blobs
+
     async def test_move_head(self, log: CommitLog) -> None:
         """R22: a head moves to any stored commit, back and to a root too, under the condition of `commit`."""
         one, two = child(ROOT, "one"), child(child(ROOT, "one"), "two")
@@ -189,6 +218,143 @@ class CommitLogContract:
         await log.move_head("support", "s1", one.id, two.id)
         assert await log.delete(two.id)
 
+    # --- Collecting ------------------------------------------------------------------------------------------
+
+    async def test_collecting_keeps_what_a_commit_reaches(self, log: CommitLog) -> None:
+        """R29: what heads, commits behind them, forks, other sessions and roots need stays, also below other blobs."""
+        leaf, middle = nested(b"leaf"), nested(b"middle", nested(b"leaf"))
+        top = nested(b"top", middle)
+        one = child(ROOT, "one", BODY)
+        deep = inlining(replace(child(one, "deep", top), blobs=bodies(leaf, middle, top)), "pair", leaf)
+        fork = child(one, "fork", b"\x00\x00fork", session="s2")
+        other = replace(child(ROOT, "other", b"\x00\x00other", session="s1"), workflow="other")
+        await log.commit([ROOT, one, deep], None)
+        await log.commit([fork], None)
+        await log.commit([other], None)
+        await log.move_head("support", "s1", one.id, deep.id)
+        held = {**ROOT.blobs, **one.blobs, **deep.blobs, **fork.blobs, **other.blobs}
+        before = {commit.id: await log.chain(commit.id) for commit in (deep, fork, other)}
+        assert await log.collect() == 0
+        assert await log.blobs(held) == held
+        assert {commit.id: await log.chain(commit.id) for commit in (deep, fork, other)} == before
+
+    async def test_collecting_removes_what_nothing_reaches(self, log: CommitLog) -> None:
+        """R29: after a commit is deleted its own blobs go, with those below them; what others share with it stays."""
+        shared, lost = nested(b"shared"), nested(b"lost", nested(b"below"), nested(b"shared"))
+        one = child(ROOT, "one", shared)
+        gone = replace(child(one, "gone", lost), blobs=bodies(shared, lost, nested(b"below")))
+        after = child(gone, "after", BODY)
+        after = replace(after, delta={**after.delta, "blob/gone/0": None})
+        fork = child(one, "fork", session="s2")
+        await log.commit([ROOT, one, gone, after], None)
+        await log.commit([fork], None)
+        whole = cells_of(await log.chain(after.id))
+        assert await log.delete(gone.id)
+        assert await log.collect() == 2
+        assert await log.collect() == 0
+        assert await log.blobs([*gone.blobs]) == bodies(shared)
+        assert cells_of(await log.chain(after.id)) == whole
+        assert await log.blobs([*after.blobs, *ROOT.blobs]) == {**after.blobs, **ROOT.blobs}
+
+    async def test_what_was_collected_can_be_stored_again(self, log: CommitLog) -> None:
+        """R29: a blob that went is not taken for stored when a later commit brings it again."""
+        one, gone = child(ROOT, "one"), child(child(ROOT, "one"), "gone", BODY)
+        await log.commit([ROOT, one, gone], None)
+        await log.move_head("support", "s1", one.id, gone.id)
+        assert await log.delete(gone.id)
+        assert await log.collect() == 1
+        again = child(one, "again", BODY)
+        await log.commit([again], one.id)
+        assert await log.blobs(again.blobs) == again.blobs
+
+    async def test_collecting_while_others_commit(self, log: CommitLog) -> None:
+        """R29: commits that are made while blobs are collected keep every blob."""
+        lanes = []
+        for number in range(4):
+            lane = [ROOT]
+            for step in range(5):
+                name = f"c{number}-{step}"
+                lane.append(child(lane[-1], name, b"\x00\x00" + name.encode(), session=f"s{number}"))
+            lanes.append(lane)
+
+        async def grow(lane: list[Commit]) -> None:
+            await log.commit(lane[:2], None)
+            for before, commit in itertools.pairwise(lane[1:]):
+                await log.commit([commit], before.id)
+
+        await asyncio.gather(*(grow(lane) for lane in lanes), *(log.collect() for _ in range(5)))
+        for lane in lanes:
+            held = {blob: body for commit in lane for blob, body in commit.blobs.items()}
+            assert await log.blobs(held) == held
+            assert [commit.id for commit in await log.chain(lane[-1].id)] == [commit.id for commit in reversed(lane)]
+
+    # --- Notes -----------------------------------------------------------------------------------------------
+
+    async def test_notes_are_read_as_they_were_recorded(self, log: CommitLog) -> None:
+        """R30: entries add up, a later one replaces an earlier one of its key, and any bytes and names come back."""
+        one = child(ROOT, "one")
+        await log.commit([ROOT, one], None)
+        assert await log.recorded("support", "s1", one.id) == {}
+        await log.record("support", "s1", one.id, {"a": b"1", "b/\u00e4 \n": b"", "": bytes(range(256))})
+        await log.record("support", "s1", one.id, {"a": b"2", "c": b"3"})
+        await log.record("support", "s1", one.id, {})
+        expected = {"a": b"2", "b/\u00e4 \n": b"", "": bytes(range(256)), "c": b"3"}
+        assert await log.recorded("support", "s1", one.id) == expected
+
+    async def test_notes_of_another_head_are_a_conflict(self, log: CommitLog) -> None:
+        """R31: nothing is noted for a commit that is not the head, nor for a session that has never committed."""
+        one = child(ROOT, "one")
+        await log.commit([ROOT, one], None)
+        await log.record("support", "s1", one.id, {"a": b"1"})
+        for session, head in (("s1", ROOT.id), ("s1", "chk_unknown"), ("s2", one.id)):
+            with pytest.raises(WorkflowConflictError):
+                await log.record("support", session, head, {"a": b"2"})
+            assert await log.recorded("support", session, head) == {}
+        assert await log.recorded("support", "s1", one.id) == {"a": b"1"}
+
+    async def test_notes_go_with_the_head(self, log: CommitLog) -> None:
+        """R32: a commit and a move of the head forget them, also when the head comes back to where it was."""
+        one, two = child(ROOT, "one"), child(child(ROOT, "one"), "two")
+        await log.commit([ROOT, one], None)
+        await log.record("support", "s1", one.id, {"a": b"1"})
+        with pytest.raises(WorkflowConflictError):
+            await log.commit([two], ROOT.id)
+        assert await log.recorded("support", "s1", one.id) == {"a": b"1"}
+        await log.commit([two], one.id)
+        assert await log.recorded("support", "s1", one.id) == {}
+        assert await log.recorded("support", "s1", two.id) == {}
+        await log.move_head("support", "s1", one.id, two.id)
+        assert await log.recorded("support", "s1", one.id) == {}
+        await log.record("support", "s1", one.id, {"b": b"2"})
+        await log.move_head("support", "s1", one.id, one.id)
+        assert await log.recorded("support", "s1", one.id) == {}
+
+    async def test_notes_belong_to_one_session(self, log: CommitLog) -> None:
+        """R32: a fork at the same commit, another session and another workflow neither see nor forget them."""
+        one = child(ROOT, "one")
+        stranger = replace(child(ROOT, "stranger"), workflow="other")
+        await log.commit([ROOT, one], None)
+        await log.commit([stranger], None)
+        await log.move_head("support", "fork", one.id, None)
+        await log.record("support", "s1", one.id, {"a": b"1"})
+        assert await log.recorded("support", "fork", one.id) == {}
+        assert await log.recorded("other", "s1", stranger.id) == {}
+        await log.record("support", "fork", one.id, {"a": b"fork"})
+        await log.commit([child(one, "two", session="fork")], one.id)
+        await log.move_head("other", "s1", ROOT.id, stranger.id)
+        assert await log.recorded("support", "s1", one.id) == {"a": b"1"}
+
+    async def test_notes_outlive_deleting_and_collecting(self, log: CommitLog) -> None:
+        """R32: what happens to other commits and to blobs leaves them alone."""
+        one, two = child(ROOT, "one"), child(child(ROOT, "one"), "two", BODY)
+        await log.commit([ROOT, one, two], None)
+        await log.record("support", "s1", two.id, {"a": b"1"})
+        assert await log.delete(one.id)
+        await log.collect()
+        assert await log.recorded("support", "s1", two.id) == {"a": b"1"}
+
+    # --- Cancelling ------------------------------------------------------------------------------------------
+
     async def test_a_cancelled_commit_is_whole_or_nothing(self, log: CommitLog) -> None:
         """R28: when the cancelled caller has returned, head and commit agree."""
         await log.commit([ROOT], None)
@@ -199,6 +365,7 @@ class CommitLogContract:
             for _ in range(pauses):
                 await asyncio.sleep(0)
             task.cancel()
-            with pytest.raises(asyncio.CancelledError):
+            # A log that has finished before it could be cancelled has simply finished.
+            with contextlib.suppress(asyncio.CancelledError):
                 await task
             assert (await log.head("support", session) == commit.id) is bool(await log.chain(commit.id))

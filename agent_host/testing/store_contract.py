@@ -15,7 +15,7 @@ import pytest
 from agent_host.engine.checkpoint import INLINE, Commit, blob_hash, cells_of
 from agent_host.engine.ports import CommitLog
 from agent_host.errors import CheckpointNotFoundError, StoreClosedError, TurnConflictError, WorkflowConflictError
-from agent_host.stores import ResponseRecord, ResumePoint, Store
+from agent_host.stores import ResponseRecord, ResumePoint, SavePoint, Store
 from agent_host.testing.commit_log_contract import BODY, ROOT, CommitLogContract, bare, child
 
 
@@ -166,7 +166,9 @@ class StoreContract(CommitLogContract):
             store.finish("", response("1", ROOT, ROOT), [ROOT]),
             store.read_response("", "resp_1"),
             store.holds_root(ROOT.id),
+            store.save_points(0),
             store.commit_log().commit([ROOT], None),
+            store.commit_log().collect(),
             store.open(),
         ):
             with pytest.raises(StoreClosedError):
@@ -251,6 +253,27 @@ class StoreContract(CommitLogContract):
         await store.finish("ann", response("1", ROOT, first), [ROOT, first])
         assert await store.holds_root(ROOT.id)
         assert not await store.holds_root(first.id)
+
+    async def test_save_points_of_every_user(self, store: Store) -> None:
+        """R17: heads whatever their age, responses from a time on, each with its user, workflow and commit."""
+        first = child(ROOT, "one")
+        second = replace(child(ROOT, "two"), workflow="other")
+        await store.finish("ann", replace(response("old", ROOT, first), created_at=99), [ROOT, first])
+        await store.finish("ann", response("new", ROOT, first), [])
+        await store.finish("*", replace(response("failed", ROOT, ROOT), status="failed", created_at=500), [])
+        await store.commit_log("ann").commit([second], None)
+        await store.commit_log("").move_head("support", "s2", ROOT.id, None)
+        expected = {
+            SavePoint("", "session", "s2", "support", ROOT.id),
+            SavePoint("ann", "session", "s1", "other", second.id),
+            SavePoint("ann", "response", "resp_new", "support", first.id),
+            SavePoint("*", "response", "resp_failed", "support", ROOT.id),
+        }
+        found = await store.save_points(100)
+        assert set(found) == expected
+        assert len(found) == 4
+        assert SavePoint("ann", "response", "resp_old", "support", first.id) in await store.save_points(0)
+        assert {point.kind for point in await store.save_points(501)} == {"session"}
 
     # --- Finishing a turn ------------------------------------------------------------------------------------
 
@@ -354,3 +377,31 @@ class StoreContract(CommitLogContract):
         with pytest.raises(WorkflowConflictError):
             await bob.commit([two], None)
         assert await ann.chain(two.id) == [bare(two), bare(one), bare(ROOT)]
+
+    async def test_collecting_is_for_one_user(self, store: Store) -> None:
+        """R29: it removes what this user's commits no longer need and nothing of another user's, nor a root's."""
+        ann, bob = store.commit_log("ann"), store.commit_log("bob")
+        one, gone = child(ROOT, "one"), child(child(ROOT, "one"), "gone", BODY)
+        for log in (ann, bob):
+            await log.commit([ROOT, one, gone], None)
+            await log.move_head("support", "s1", one.id, gone.id)
+        await store.finish("cleo", response("1", ROOT, gone), [one, gone])
+        assert await ann.delete(gone.id)
+        assert await bob.collect() == 0
+        assert await ann.collect() == 1
+        assert await ann.blobs([*gone.blobs, *ROOT.blobs]) == ROOT.blobs
+        assert await bob.blobs(gone.blobs) == gone.blobs
+        assert await store.commit_log("cleo").collect() == 0
+        assert await store.read_blobs("cleo", gone.blobs) == gone.blobs
+
+    async def test_notes_of_users_are_apart(self, store: Store) -> None:
+        """R32: two users with a session of one name note and forget each for themselves."""
+        ann, bob = store.commit_log("ann"), store.commit_log("bob")
+        one = child(ROOT, "one")
+        for log in (ann, bob):
+            await log.commit([ROOT, one], None)
+        await ann.record("support", "s1", one.id, {"a": b"ann"})
+        assert await bob.recorded("support", "s1", one.id) == {}
+        await bob.record("support", "s1", one.id, {"a": b"bob"})
+        await bob.commit([child(one, "two")], one.id)
+        assert await ann.recorded("support", "s1", one.id) == {"a": b"ann"}

@@ -524,7 +524,8 @@ def test_an_unknown_type_is_an_error_and_never_a_dict() -> None:
 @pytest.mark.parametrize(
     "plain",
     [
-        ["timedelta", [10**12, 0, 0]], ["decimal", "x"], ["fraction", ["0x1", "0x0"]], ["fraction", "1/0"],
+        ["bytearray", 10**9], ["timedelta", [10**12, 0, 0]], ["decimal", "x"], ["fraction", ["0x1", "0x0"]],
+        ["fraction", "1/0"],
         ["uuid", b"short"], ["uuid", 5], ["int", "0xzz"], ["datetime", ["2024", 0, "../../etc/passwd"]],
         ["datetime", ["2024-01-01", 0, [0, 10**9, 0]]], ["time", []], ["path", 5], ["complex", ["a"]], [], {}, [[]], 5,
     ],

@@ -2,10 +2,15 @@
 
 from typing import Any
 
+import pytest
+
 from agent_host import Executor, Message, WorkflowBuilder, WorkflowContext, executor, handler, state
+from agent_host.engine.checkpoint import HASH_SIZE
 from agent_host.engine.serialization.codec import Codec
+from agent_host.engine.serialization.encoding import CHUNK, FANOUT, Body
 from agent_host.engine.serialization.shared_values import SharedValues
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
+from agent_host.engine.template import Template
 from tests.engine.graphs import CountingLog
 
 
@@ -61,11 +66,42 @@ async def test_large_unchanged_state_is_written_once() -> None:
     log = CountingLog()
     builder = WorkflowBuilder(start_executor=heavy, name="heavy", checkpoint_storage=CheckpointStorage(log))
     await builder.add_edge(heavy, heavy).build().run(20)
-    assert log.bytes_of(log.written) < 1_100_000
+    load = len(Codec((), SharedValues()).encode(heavy.load, split=False).reference)
+    assert 1_000_000 < load < log.bytes_of(log.written) < 1_050_000
 
 
-async def test_a_checkpoint_costs_what_has_changed() -> None:
-    """With forty executors of which one works, a commit holds the one's cells and no other's."""
+async def test_growing_state_is_written_as_it_grows() -> None:
+    """Eighty supersteps over ten kilobytes that grow by one each write what they add and little more."""
+
+    class Growing(Executor):
+        def __init__(self) -> None:
+            super().__init__("growing")
+            self.parts = [f"{n:04}" * 250 for n in range(10)]
+
+        @handler
+        async def grow(self, left: int, ctx: WorkflowContext[int, int]) -> None:
+            self.parts.append(f"{left:04}" * 250)
+            if left:
+                await ctx.send_message(left - 1)
+
+    growing = Growing()
+    log = CountingLog()
+    builder = WorkflowBuilder(start_executor=growing, name="growing", checkpoint_storage=CheckpointStorage(log))
+    await builder.add_edge(growing, growing).build().run(79)
+    assert len(growing.parts) == 90
+    assert 90_000 < log.bytes_of(log.written) < 150_000
+
+
+async def test_a_checkpoint_costs_what_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With forty executors of which one works, a superstep looks at the one's attributes and writes its cells only."""
+    asked: list[str] = []
+    changed = Template.changed
+
+    def counted(self: Template, *args: Any, **kwargs: Any) -> Any:
+        asked.append(self.executor_id)
+        return changed(self, *args, **kwargs)
+
+    monkeypatch.setattr(Template, "changed", counted)
 
     class Node(Executor):
         def __init__(self, id: str) -> None:
@@ -84,7 +120,44 @@ async def test_a_checkpoint_costs_what_has_changed() -> None:
     for node in nodes[1:]:
         builder.add_edge(nodes[0], node)
     await builder.build().run(10)
+    assert asked == ["node0"] * 11
     assert {key for commit in log.written[2:-1] for key in commit.delta} == {"x/node0/count", "q/000000"}
+
+
+async def test_a_message_added_to_ten_thousand_costs_a_chunk_and_the_open_index(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is written is bounded by a chunk and 64 hashes of each level, what is encoded by the items of a chunk."""
+    encoded: list[Message] = []
+    tree = Body.tree
+
+    def counted(self: Body, value: Any) -> Any:
+        if type(value) is Message:
+            encoded.append(value)
+        return tree(self, value)
+
+    class Long(Chat):
+        @handler
+        async def hear(self, text: str, ctx: WorkflowContext[str, int]) -> None:
+            new = 10_000 if text == "begin" else 1
+            self.history += [Message(f"{len(self.history) + n:06} of many") for n in range(new)]
+            await ctx.yield_output(len(self.history))
+
+    log = CountingLog()
+    workflow = WorkflowBuilder(start_executor=Long(), name="chat", checkpoint_storage=CheckpointStorage(log)).build()
+    await workflow.run("begin")
+    monkeypatch.setattr(Body, "tree", counted)
+    in_a_chunk = CHUNK // len(Codec((), SharedValues()).encode(Message("000000 of many"), split=False).reference) + 1
+    for turn in range(1, 151):
+        before = len(log.written)
+        encoded.clear()
+        assert (await workflow.run("more", durability="turn")).get_outputs() == [10_000 + turn]
+        assert len(encoded) <= in_a_chunk + 1
+        [commit] = log.written[before:]
+        blobs = [len(body) for body in commit.blobs.values()]
+        # The last chunk, the list's body, and at the end of 64 chunks the index blob that seals them.
+        assert len(blobs) <= 2 + (max(blobs) == 2 + FANOUT * HASH_SIZE) + 1
+        assert sum(blobs) < 2 * CHUNK + 3 * FANOUT * HASH_SIZE + 200
 
 
 async def test_equal_contents_are_stored_once() -> None:

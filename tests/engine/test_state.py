@@ -119,6 +119,58 @@ async def test_an_own_object_that_cannot_be_stored_is_refused_at_start(inside: C
         await alone(shop).definition()
 
 
+class Shop(Executor):
+    """Keeps a basket that cannot be stored, and stores what is in it itself; `renew` says how it restores."""
+
+    renew: Any = config()
+
+    def __init__(self, renew: Callable[[Any, list[str]], None]) -> None:
+        super().__init__("shop")
+        self.renew = renew
+        self.baskets = [Basket()]
+
+    async def on_checkpoint_save(self) -> dict[str, Any]:
+        return {"items": self.baskets[0].items}
+
+    async def on_checkpoint_restore(self, state: dict[str, Any]) -> None:
+        self.renew(self, state["items"])
+
+    @handler
+    async def buy(self, item: str, ctx: WorkflowContext[str, list[str]]) -> None:
+        self.baskets[0].items.append(item)
+        await ctx.yield_output(list(self.baskets[0].items))
+
+
+def _replaced(shop: Any, items: list[str]) -> None:
+    shop.baskets.clear()
+    shop.baskets.append(Basket())
+    shop.baskets[0].items = items
+
+
+def _refilled(shop: Any, items: list[str]) -> None:
+    shop.baskets[0].items = items
+
+
+@STORAGES
+async def test_an_own_object_may_be_replaced_by_the_restore_hook(storage: Any) -> None:
+    """Hooks are a way out: each conversation gets a basket of its own, and the program keeps its own one."""
+    shop = Shop(_replaced)
+    mine = shop.baskets[0]
+    workflow = alone(shop, storage() if storage else None)
+    for session in ("one", "two", "one"):
+        result = await workflow.run(session, session_id=session)
+    assert result.get_outputs() == [["one", "one"]]
+    assert (shop.baskets, mine.items) == ([mine], [])
+    assert (await workflow.definition()).foreign == []
+
+
+@STORAGES
+async def test_an_own_object_that_the_restore_hook_keeps_is_refused(storage: Any) -> None:
+    """Filling the one basket again would fill everybody's: the error names executor, attribute, class and remedy."""
+    with pytest.raises(ExecutorStateError, match=r"'shop' still has the Basket in 'baskets'.*new one.*config\(\)"):
+        await alone(Shop(_refilled), storage() if storage else None).run("a")
+
+
 async def test_a_foreign_object_is_shared_and_listed() -> None:
     """Locks and clients are the same object in every conversation, and the definition names them."""
     seen: list[Any] = []
@@ -498,5 +550,34 @@ async def test_what_one_conversation_leaves_in_memory_is_bytes() -> None:
     workflow = counting()
     await workflow.run("a", session_id="s")
     session = workflow._sessions["s"]
-    assert session.waiting.queue == ()
+    assert session.unfinished is not None and not any(session.unfinished.values())
     assert all(isinstance(reference, bytes) for reference in session.view.cells.values())
+
+
+@pytest.mark.parametrize("durability", ["step", "turn"])
+async def test_what_a_handler_does_to_its_input_stays_with_it(durability: Any) -> None:
+    """Neither the caller's object nor an event, a second attempt or a run from the input's checkpoint shows it."""
+    fails = [True]
+
+    class Spoiling(Executor):
+        @handler
+        async def take(self, words: list[list[str]], ctx: WorkflowContext[Any, str]) -> None:
+            await ctx.yield_output(f"{words}")
+            words[0].append("spoiled")
+            words.clear()
+            if fails and fails.pop():
+                raise LookupError
+
+    storage = InMemoryCheckpointStorage()
+    workflow = alone(Spoiling("spoiling"), storage)
+    given = [["word"]]
+    with pytest.raises(LookupError):
+        await workflow.run(given, durability=durability)
+    attempt = workflow.run(stream=True) if durability == "step" else workflow.run(given, stream=True)
+    events = [event async for event in attempt]
+    assert [event.data for event in events if event.type == "output"] == ["[['word']]"]
+    assert [event.data for event in events if event.type.startswith("executor_")] == [None, None]
+    assert given == [["word"]]
+    taken = [c for c in await storage.list_checkpoints(workflow_name="alone") if c.kind == "input"]
+    again = await workflow.run(checkpoint_id=taken[-1].checkpoint_id)
+    assert again.get_outputs() == ["[['word']]"]

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from agent_host.stores import queries
+from agent_host.errors import StoreFormatError
+from agent_host.stores import open_store, queries, rows
 from agent_host.stores.migrate import Migration, migrate, migrations, version_of
+from agent_host.testing.commit_log_contract import BODY, ROOT, bare, child
+from agent_host.testing.store_contract import response
 
 STORES = Path(queries.__file__).parent
 STEPS = [
@@ -75,3 +78,48 @@ def test_queries_are_valid(connection: sqlite3.Connection) -> None:
         plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", ["x"] * statement.count("?")).fetchall()
         scans = [row[3] for row in plan if re.match(r"SCAN (commits|responses|blobs|c)\b", row[3])]
         assert not scans, (name, scans)
+
+
+@pytest.fixture
+def first_format(tmp_path: Path) -> Path:
+    """A file as the first version of the program has written it, with a root, a turn and a head."""
+    path = tmp_path / "old.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate(connection, migrations()[:1])
+    one = child(ROOT, "one", BODY)
+    for home, commit in (("*", ROOT), ("", one)):
+        row = (home, commit.id, commit.parent, commit.workflow, commit.session_id, commit.kind, commit.seq, commit.step)
+        row += (commit.created_at, commit.signature, rows.encoded(commit.delta), commit.complete, commit.distance)
+        connection.execute(queries.QUERIES["insert_commit"], row)
+        for hash_, body in commit.blobs.items():
+            connection.execute(queries.QUERIES["insert_blob"], (home, hash_, body))
+    connection.execute(queries.QUERIES["put_head"], ("", "support", "s1", one.id))
+    columns = ("", "resp_1", None, ROOT.id, one.id, None, "completed", 100, 101, b"\x01\x02", b"input", b"body")
+    connection.execute(queries.QUERIES["insert_response"], columns)
+    connection.close()
+    return path
+
+
+async def test_a_file_of_the_first_format_is_brought_up_to_date(first_format: Path) -> None:
+    """All it holds is read as it was written, and the verbs that came later work on it."""
+    one = child(ROOT, "one", BODY)
+    store = open_store(str(first_format))
+    await store.open()
+    log = store.commit_log()
+    assert await store.read_response("", "resp_1") == response("1", ROOT, one)
+    assert await log.head("support", "s1") == one.id
+    assert await log.chain(one.id) == [bare(one), bare(ROOT)]
+    assert await log.blobs([*one.blobs, *ROOT.blobs]) == {**one.blobs, **ROOT.blobs}
+    await log.record("support", "s1", one.id, {"a": b"1"})
+    assert await log.recorded("support", "s1", one.id) == {"a": b"1"}
+    assert await log.collect() == 0
+    assert [point.name for point in await store.save_points(0)] == ["s1", "resp_1"]
+    await store.aclose()
+
+
+async def test_an_older_file_is_not_read_only(first_format: Path) -> None:
+    """Reading does not migrate: the error names both formats and the remedy, and the file is left as it is."""
+    before = first_format.read_bytes()
+    with pytest.raises(StoreFormatError, match=r"format 1; this version reads format 2 only\. Start the server"):
+        await open_store(str(first_format), read_only=True).open()
+    assert first_format.read_bytes() == before

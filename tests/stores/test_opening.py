@@ -14,7 +14,7 @@ import pytest
 from agent_host.errors import StoreError, StoreFormatError, StoreLockedError
 from agent_host.stores import open_store
 from agent_host.stores.migrate import APPLICATION_ID, migrations
-from agent_host.testing.commit_log_contract import ROOT
+from agent_host.testing.commit_log_contract import ROOT, bare
 from agent_host.testing.store_contract import response
 
 
@@ -215,3 +215,55 @@ async def test_an_open_that_is_cancelled_leaves_nothing_open(tmp_path: Path) -> 
     await store.open()
     assert not await store.holds_root(ROOT.id)
     await store.aclose()
+
+
+async def test_a_store_in_use_is_read_beside_its_server(tmp_path: Path) -> None:
+    """What the running server has stored is seen at once by a reader, which takes no lock and changes nothing."""
+    path = tmp_path / "a.db"
+    server, reader = open_store(str(path)), open_store(str(path), read_only=True)
+    await server.open()
+    await server.finish("", response("1", ROOT, ROOT), [ROOT])
+    await reader.open()
+    assert [point.name for point in await reader.save_points(0)] == ["resp_1"]
+    await server.finish("", response("2", ROOT, ROOT), [])
+    assert [point.name for point in await reader.save_points(0)] == ["resp_1", "resp_2"]
+    assert await reader.read_chain("", ROOT.id) == [bare(ROOT)]
+    for change in (reader.finish("", response("3", ROOT, ROOT), []), reader.commit_log().collect()):
+        with pytest.raises(StoreError, match="read only"):
+            await change
+    await reader.aclose()
+    await server.finish("", response("4", ROOT, ROOT), [])
+    await server.aclose()
+
+
+async def test_a_store_nobody_serves_is_read(tmp_path: Path) -> None:
+    """Reading neither needs a server nor leaves anything that keeps one from starting."""
+    path = tmp_path / "a.db"
+    for name in ("1", "2"):
+        server = open_store(str(path))
+        await server.open()
+        await server.finish("", response(name, ROOT, ROOT), [ROOT])
+        await server.aclose()
+        reader = open_store(str(path), read_only=True)
+        await reader.open()
+        assert await reader.read_response("", f"resp_{name}") == response(name, ROOT, ROOT)
+        await reader.aclose()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", ":memory:"])
+def test_memory_is_not_opened_to_be_read_only(url: str) -> None:
+    """There would never be anything in it."""
+    with pytest.raises(StoreError, match="lies in memory"):
+        open_store(url, read_only=True)
+
+
+async def test_reading_makes_no_file(tmp_path: Path) -> None:
+    """A store that is not there, or of another program, is an error that names it; nothing is made or written."""
+    store = open_store(f"{tmp_path}/deep/a.db", read_only=True)
+    with pytest.raises(StoreError, match=r"no store at .*deep/a\.db"):
+        await store.open()
+    await store.aclose()
+    (tmp_path / "notes.txt").write_text("dear diary, " * 100)
+    with pytest.raises(StoreFormatError, match="not a SQLite database"):
+        await open_store(f"{tmp_path}/notes.txt", read_only=True).open()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

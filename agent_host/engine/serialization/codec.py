@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent_host.engine.checkpoint import BLOB, INLINE, blob_hash
+from agent_host.engine.serialization.annotation_names import FORMS
 from agent_host.engine.serialization.decoding import Bodies
 from agent_host.engine.serialization.encoding import ENCODERS, PLAIN, Body, Unsupported, pack
 from agent_host.engine.serialization.shared_values import Run
@@ -27,14 +28,28 @@ class Codec(AllowList):
 
     def union(self, other: "Codec") -> "Codec":
         """A codec that allows what either allows."""
-        merged = Codec(shared=self.shared)
+        merged = (other if other.pickled_types else self)._fresh(self.pickled_types | other.pickled_types)
         for stored in (*self._by_tag.values(), *other._by_tag.values()):
             merged._allow(stored)
+        for table in (self._annotations, other._annotations):
+            merged._annotations.update(table)
         return merged
+
+    def _fresh(self, pickled_types: frozenset[type]) -> "Codec":
+        return Codec(shared=self.shared)
+
+    def covers(self, other: "Codec") -> bool:
+        """Whether this codec allows all that the other allows."""
+        return (
+            other.types <= self.types
+            and other.pickled_types <= self.pickled_types
+            and other._annotations._by_name.keys() <= self._annotations._by_name.keys()
+        )
 
     def allows(self, cls: type) -> bool:
         """Whether values of exactly this class can be stored (what they contain is another question)."""
-        return cls in PLAIN or cls is int or cls in ENCODERS or cls in self._by_class
+        listed = cls in PLAIN or cls is int or cls in ENCODERS or cls in self._by_class
+        return listed or cls in self.pickled_types or issubclass(cls, FORMS)
 
     def encode(self, value: Any, *, known: Collection[bytes] = (), split: bool = True) -> Encoded:
         """Encode one cell. Blobs whose hashes are in `known` are stored already and left out.

@@ -9,12 +9,14 @@ import msgspec
 from agent_host.engine.checkpoint import HASH_SIZE, body_references
 from agent_host.engine.serialization.containers import CONTAINERS_BY_NAME
 from agent_host.engine.serialization.encoding import (
+    ANNOTATION,
     CHUNK,
     CHUNKS,
     CONTAINER,
     FROZENSET,
     MAP,
     OBJECT,
+    PICKLE,
     SCALAR,
     SET,
     TUPLE,
@@ -114,6 +116,15 @@ class _Hook:
             raise CheckpointDecodeError(f"A stored value has the unknown type {plain[0]!r}.")
         return entry.from_plain(plain[1])
 
+    def annotation(self, name: str) -> Any:
+        found = self.source.allowed.annotation_named(name)
+        if found is None:
+            raise CheckpointDecodeError(
+                f"The checkpoint holds the annotation {name!r} as a value, which this workflow does not declare. "
+                "Use it in a handler or a state field."
+            )
+        return found
+
 
 _READERS: dict[int, Callable[[_Hook, Any], Any]] = {
     TUPLE: lambda hook, plain: tuple(plain),
@@ -124,4 +135,6 @@ _READERS: dict[int, Callable[[_Hook, Any], Any]] = {
     SCALAR: lambda hook, plain: hook.named(SCALARS_BY_NAME, plain),
     CONTAINER: lambda hook, plain: hook.named(CONTAINERS_BY_NAME, plain),
     CHUNKS: _Hook.chunks,
+    ANNOTATION: _Hook.annotation,
+    PICKLE: lambda hook, plain: hook.source.allowed.unpickled(plain),
 }

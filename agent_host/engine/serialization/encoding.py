@@ -16,16 +16,18 @@ import msgspec
 from agent_host.engine.annotations import is_pydantic
 from agent_host.engine.annotations import name as type_name
 from agent_host.engine.checkpoint import HASH_SIZE, blob_hash, body_references
+from agent_host.engine.serialization.annotation_names import is_annotation
 from agent_host.engine.serialization.containers import CONTAINERS
 from agent_host.engine.serialization.scalars import SCALARS
-from agent_host.engine.serialization.stored_types import AllowList, fits, where
+from agent_host.engine.serialization.stored_types import AllowList, StoredType, fits, validated, where
+from agent_host.errors import UnsupportedValueError
 
 SPLIT_ABOVE = 4096  # bytes of a list's encoding from which on it is stored in chunks
 CHUNK = 512  # bytes at which a chunk is full
 FANOUT = 64  # hashes per sealed index blob
 MAX_DEPTH = 100
 
-TUPLE, SET, FROZENSET, MAP, OBJECT, SCALAR, CHUNKS, CONTAINER = range(1, 9)
+TUPLE, SET, FROZENSET, MAP, OBJECT, SCALAR, CHUNKS, CONTAINER, ANNOTATION, PICKLE = range(1, 11)
 PLAIN = frozenset({str, float, bool, type(None), bytes})
 _INT64 = range(-(2**63), 2**64)
 _ANY_LEVEL = 2**31
@@ -70,9 +72,7 @@ class Body:
             return value if value in _INT64 else _encode_scalar(self, value)
         encode = ENCODERS.get(kind)
         if encode is None:
-            if self.allowed.stored_type(kind) is None:
-                raise Unsupported(f"A value of type {where(kind)} cannot be stored")
-            encode = _encode_enum if issubclass(kind, enum.Enum) else _encode_object
+            encode = self._declared(kind, value)
         if self.depth >= MAX_DEPTH:
             raise Unsupported(f"The value is nested more than {MAX_DEPTH} levels deep, or contains itself")
         self.depth += 1
@@ -80,6 +80,15 @@ class Body:
             return encode(self, value)
         finally:
             self.depth -= 1
+
+    def _declared(self, kind: type, value: Any) -> "Callable[[Body, Any], Any]":
+        if self.allowed.stored_type(kind) is not None:
+            return _encode_enum if issubclass(kind, enum.Enum) else _encode_object
+        if is_annotation(value):
+            return _encode_annotation
+        if kind in self.allowed.pickled_types:
+            return _encode_pickle
+        raise Unsupported(f"A value of type {where(kind)} cannot be stored")
 
     def child(self, value: Any, place: str) -> Any:
         try:
@@ -278,8 +287,11 @@ def _encode_object(body: Body, value: Any) -> Any:
         raise Unsupported(f"A {where(stored.cls)} has extra fields, which are not declared")
     values = {}
     for name, hint in stored.fields.items():
-        if name in stored.transient or not hasattr(value, name):
+        if name in stored.transient:
+            _refuse_without_default(stored, name)
             continue
+        if not hasattr(value, name):
+            raise Unsupported(f"The field {name!r} of a {where(stored.cls)} has not been set")
         item = getattr(value, name)
         if not (is_pydantic(stored.cls) or fits(hint, item)):
             raise Unsupported(
@@ -287,7 +299,45 @@ def _encode_object(body: Body, value: Any) -> Any:
                 f"{type(item).__name__}"
             )
         values[name] = body.child(item, f".{name}")
+    if is_pydantic(stored.cls):
+        _refuse_invalid(body, stored, value)
     return _Ext(OBJECT, pack([stored.tag, stored.version, values]))
+
+
+def _refuse_without_default(stored: StoredType, name: str) -> None:
+    if name not in stored.defaults:
+        raise Unsupported(f"The transient field {name!r} of a {where(stored.cls)} has no default to come back as")
+
+
+def _refuse_invalid(body: Body, stored: StoredType, model: Any) -> None:
+    """Refuse a model that its own validation, which reads it again, would refuse or change."""
+    fields = {name: getattr(model, name) for name in stored.fields}
+    try:
+        read = validated(stored.cls, fields)
+    except ValueError as error:
+        raise Unsupported(
+            f"A {where(stored.cls)} does not pass its own validation: {' '.join(str(error).split())}"
+        ) from None
+    for name, value in fields.items():
+        again = getattr(read, name)
+        if again is not value and _bytes_of(body, again) != _bytes_of(body, value):
+            raise Unsupported(
+                f"The field {name!r} of a {where(stored.cls)} would not come back equal: its validation changes it"
+            )
+
+
+def _bytes_of(body: Body, value: Any) -> bytes:
+    return pack(Body(body.allowed, (), False, body.depth).tree(value))
+
+
+def _encode_annotation(body: Body, value: Any) -> Any:
+    name = body.allowed.annotation_name(value)
+    if name is None:
+        raise Unsupported(
+            f"The type {type_name(value)} cannot be stored as a value: no handler or state field of the graph declares "
+            "it, or two that differ have this name"
+        )
+    return _Ext(ANNOTATION, pack(name))
 
 
 def _encode_enum(body: Body, value: enum.Enum) -> Any:
@@ -298,7 +348,11 @@ def _encode_enum(body: Body, value: enum.Enum) -> Any:
 
 def _encode_scalar(body: Body, value: Any) -> Any:
     scalar = SCALARS[type(value)]
-    return _Ext(SCALAR, pack([scalar.name, scalar.to_plain(value)]))
+    try:
+        plain = scalar.to_plain(value)
+    except ValueError as error:
+        raise Unsupported(str(error)) from None
+    return _Ext(SCALAR, pack([scalar.name, plain]))
 
 
 def _encode_container(body: Body, value: Any) -> Any:
@@ -308,6 +362,13 @@ def _encode_container(body: Body, value: Any) -> Any:
     except ValueError as error:
         raise Unsupported(str(error)) from None
     return _Ext(CONTAINER, pack([container.name, body.tree(plain)]))
+
+
+def _encode_pickle(body: Body, value: Any) -> Any:
+    try:
+        return _Ext(PICKLE, pack(body.allowed.pickled(value)))
+    except UnsupportedValueError as error:
+        raise Unsupported(str(error)) from None
 
 
 ENCODERS: dict[type, Callable[[Body, Any], Any]] = {

@@ -13,6 +13,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+import msgspec
+
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
@@ -26,20 +28,26 @@ class Scalar:
 def _zone(tz: dt.tzinfo | None) -> Any:
     if tz is None:
         return None
-    if isinstance(tz, zoneinfo.ZoneInfo):
+    if type(tz) is zoneinfo.ZoneInfo and tz.key is not None:
         return tz.key
     if type(tz) is dt.timezone:
         offset = tz.utcoffset(None)
         return [offset.days, offset.seconds, offset.microseconds]
-    raise OverflowError(f"A date with a time zone of type {type(tz).__name__} cannot be stored; use zoneinfo")
+    raise ValueError(
+        f"A date with a time zone of type {type(tz).__name__} cannot be stored; use zoneinfo.ZoneInfo(name)"
+    )
 
 
 def _unzone(plain: Any) -> dt.tzinfo | None:
     if plain is None:
         return None
     if isinstance(plain, str):
-        return zoneinfo.ZoneInfo(plain)
-    offset = dt.timedelta(*plain)
+        try:
+            return zoneinfo.ZoneInfo(plain)
+        except OSError:  # a folder of time zones, a name that no file can have
+            raise ValueError(f"There is no time zone {plain!r}") from None
+    days, seconds, microseconds = plain
+    offset = dt.timedelta(days, seconds, microseconds)
     return dt.timezone(offset) if offset else dt.UTC
 
 
@@ -70,7 +78,7 @@ def _to_fraction(plain: list[str]) -> Fraction:
 # Hexadecimal: Python refuses to write or read decimal numbers of more than a few thousand digits.
 SCALARS: dict[type, Scalar] = {
     int: Scalar("int", hex, lambda p: int(p, 16)),
-    bytearray: Scalar("bytearray", bytes, bytearray),
+    bytearray: Scalar("bytearray", bytes, lambda p: bytearray(memoryview(p))),
     complex: Scalar("complex", lambda v: [v.real, v.imag], lambda p: complex(*p)),
     Decimal: Scalar("decimal", str, Decimal),
     Fraction: Scalar("fraction", _fraction, _to_fraction),
@@ -79,6 +87,7 @@ SCALARS: dict[type, Scalar] = {
     dt.date: Scalar("date", dt.date.isoformat, dt.date.fromisoformat),
     dt.time: Scalar("time", _time, _to_time),
     dt.timedelta: Scalar("timedelta", lambda v: [v.days, v.seconds, v.microseconds], lambda p: dt.timedelta(*p)),
+    msgspec.UnsetType: Scalar("unset", lambda v: None, lambda p: msgspec.UNSET),
     pathlib.PosixPath: Scalar("path", str, pathlib.Path),
     pathlib.WindowsPath: Scalar("path", str, pathlib.Path),
     pathlib.PurePosixPath: Scalar("posix-path", str, pathlib.PurePosixPath),

@@ -10,13 +10,17 @@ import enum
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
+import msgspec
+
 from agent_host.engine import annotations
+from agent_host.engine.serialization import structs
+from agent_host.engine.serialization.annotation_names import AnnotationNames
 from agent_host.engine.serialization.scalars import ATOMS
 from agent_host.engine.serialization.shared_values import PROCESS_WIDE, Run, SharedValues
-from agent_host.errors import CheckpointDecodeError, WorkflowValidationError
+from agent_host.errors import CheckpointDecodeError, UnsupportedValueError, WorkflowValidationError
 from agent_host.messages import FilePart, ImagePart, Message, TextPart
 
 
@@ -24,13 +28,15 @@ from agent_host.messages import FilePart, ImagePart, Message, TextPart
 class StoredType:
     """A class that may stand in a checkpoint, under its tag. There is one object for each class and tag.
 
-    `frozen`: its values cannot change and are stored whole, so equal ones may be one object.
+    `transient` fields are not stored and come back as their default. `defaults` makes the values of fields that a
+    store lacks. `frozen`: its values cannot change and are stored whole, so equal ones may be one object.
     """
 
     cls: type
     tag: str
     version: int
     fields: Mapping[str, Any]
+    defaults: Mapping[str, Callable[[], Any]]
     transient: frozenset[str]
     frozen: bool
     migrate: Callable[[dict[str, Any], int], dict[str, Any]] | None = None
@@ -47,7 +53,11 @@ def register_checkpoint_type(
 ) -> type:
     """Allow a class in checkpoints that no annotation of the graph mentions, or give it another stored name.
 
-    `migrate(fields, version)` receives the fields as an older version stored them and returns today's fields.
+    It is a dataclass, a Struct of msgspec, a pydantic model, a named tuple or an enum. `migrate(fields, version)`
+    receives the fields as an older version stored them and returns today's fields.
+
+    A transient field is not stored and comes back as its default: `field(default=None, metadata={"transient": True})`
+    in a dataclass, `raw: Annotated[Any, msgspec.Meta(extra={"transient": True})] = None` in a Struct.
     """
     _registered[cls] = _stored_type(cls, name or cls.__qualname__, version, migrate)
     return cls
@@ -57,24 +67,54 @@ def register_checkpoint_type(
 def _stored_type(
     cls: type, tag: str, version: int = 1, migrate: Callable[[dict[str, Any], int], dict[str, Any]] | None = None
 ) -> StoredType:
-    fields = annotations.field_types(cls)
-    transient = frozenset(
-        f.name
-        for f in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
-        if f.metadata.get("transient")
-    )
-    parameters = getattr(cls, "__dataclass_params__", None)
-    frozen = issubclass(cls, enum.Enum) or (parameters is not None and parameters.frozen and not transient)
-    return StoredType(cls, tag, version, fields, transient, frozen, migrate)
+    transient = _transient_fields(cls)
+    frozen = issubclass(cls, enum.Enum) or (_is_frozen(cls) and not transient)
+    return StoredType(cls, tag, version, annotations.field_types(cls), _defaults(cls), transient, frozen, migrate)
+
+
+def _transient_fields(cls: type) -> frozenset[str]:
+    if dataclasses.is_dataclass(cls):
+        return frozenset(field.name for field in dataclasses.fields(cls) if field.metadata.get("transient"))
+    return structs.transient_fields(cls) if annotations.is_struct(cls) else frozenset()
+
+
+def _is_frozen(cls: type) -> bool:
+    parameters = getattr(cls, "__dataclass_params__", None) or getattr(cls, "__struct_config__", None)
+    return parameters is not None and bool(parameters.frozen)
+
+
+def _defaults(cls: type) -> dict[str, Callable[[], Any]]:
+    if annotations.is_named_tuple(cls):
+        return {name: partial(_same, value) for name, value in cls._field_defaults.items()}  # type: ignore[attr-defined]  # by its shape
+    none: tuple[Any, ...] = (dataclasses.MISSING, msgspec.NODEFAULT)
+    found: dict[str, Callable[[], Any]] = {}
+    specs: Iterable[Any] = ()
+    if dataclasses.is_dataclass(cls):
+        specs = dataclasses.fields(cls)
+    elif annotations.is_struct(cls):
+        specs = msgspec.structs.fields(cls)
+    for spec in specs:
+        if spec.default not in none:
+            found[spec.name] = partial(_same, spec.default)
+        elif spec.default_factory not in none:
+            found[spec.name] = spec.default_factory
+    return found
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+# Of these a class inherits content beside its fields, which would be lost.
+_WITH_CONTENT = (BaseException, bytearray, bytes, dict, float, frozenset, int, list, set, str, tuple)
 
 
 def is_storable_class(cls: type) -> bool:
     """Whether values of this class can be taken apart and put together again without running its code."""
-    return (
-        dataclasses.is_dataclass(cls)
-        or annotations.is_pydantic(cls)
-        or annotations.is_named_tuple(cls)
-        or issubclass(cls, enum.Enum)
+    if annotations.is_named_tuple(cls) or issubclass(cls, enum.Enum):
+        return True
+    return not issubclass(cls, _WITH_CONTENT) and (
+        dataclasses.is_dataclass(cls) or annotations.is_pydantic(cls) or annotations.is_struct(cls)
     )
 
 
@@ -100,6 +140,7 @@ class AllowList:
         self.types: set[StoredType] = set()
         self._by_tag: dict[str, StoredType] = {}
         self._by_class: dict[type, StoredType] = {}
+        self._annotations = AnnotationNames()
         for cls in (Message, TextPart, ImagePart, FilePart):
             self._allow(_stored_type(cls, cls.__qualname__))
         for stored in _registered.values():
@@ -107,7 +148,9 @@ class AllowList:
         self.allow(hints)
 
     def allow(self, hints: Iterable[Any]) -> None:
-        """Add the classes that these annotations name, with their fields."""
+        """Add these annotations, and the classes that they name, with their fields."""
+        hints = list(hints)
+        self._annotations.add(hints)
         for cls in storable_classes(hints):
             if cls not in self._by_class:
                 self._allow(_registered.get(cls) or _stored_type(cls, cls.__qualname__))
@@ -132,6 +175,34 @@ class AllowList:
         stored = self._by_tag.get(tag)
         return stored.cls if stored is not None else None
 
+    def annotation_named(self, name: str) -> Any | None:
+        """The annotation that `annotation_name` gave this name: an allowed class, another annotation of the graph, or a
+        simple type of Python. None if there is none.
+        """
+        return self.class_named(name) or self._annotations.named(name)
+
+    def annotation_name(self, hint: Any) -> str | None:
+        """The name by which an annotation is stored; None if it could not be found again."""
+        stored = self._by_class.get(hint) if isinstance(hint, type) else None
+        if stored is not None:
+            return stored.tag
+        name = self._annotations.name_of(hint)
+        return None if name in self._by_tag else name
+
+    pickled_types: frozenset[type] = frozenset()
+    """The classes of which instances are pickled: none, but in a `PickleCodec`."""
+
+    def pickled(self, value: Any) -> bytes:
+        """The stored form of an instance of one of `pickled_types`; `UnsupportedValueError` if it cannot be read."""
+        raise UnsupportedValueError(f"A value of type {where(type(value))} is pickled by a PickleCodec only")
+
+    def unpickled(self, data: Any) -> Any:
+        """A fresh value from its stored form."""
+        raise CheckpointDecodeError(
+            "The checkpoint holds a pickled value, which this codec does not read. Give the workflow, or the storage, "
+            "codec=PickleCodec(allowed_types=[...]) with the classes that it was written with."
+        )
+
     def is_immutable(self, value: Any) -> bool:
         """Whether a value, and all it holds, can never change."""
         return self._is_immutable(value, set())
@@ -155,7 +226,8 @@ class AllowList:
         types.add(stored)
         if issubclass(kind, enum.Enum):
             return True
-        if len(getattr(value, "__dict__", ())) > len(stored.fields):
+        attributes = getattr(value, "__dict__", None)
+        if attributes and not attributes.keys() <= stored.fields.keys():
             return False  # it carries something that is not stored, which must not reach others
         return all(self._is_immutable(getattr(value, name, None), types) for name in stored.fields)
 
@@ -177,7 +249,7 @@ class AllowList:
                 )
             fields = stored.migrate(fields, version)
         if annotations.is_pydantic(stored.cls):
-            return stored.cls.model_validate(fields, by_alias=False, by_name=True)  # type: ignore[attr-defined]  # pydantic, by its shape
+            return validated(stored.cls, fields)
         return _assemble(stored, fields)
 
 
@@ -199,12 +271,31 @@ def _assemble(stored: StoredType, fields: dict[str, Any]) -> Any:
                 f"A stored {stored.tag!r} has a {type(value).__name__} in the field {name!r}, "
                 f"declared as {annotations.name(stored.fields[name])}."
             )
+    values = {name: fields[name] if name in fields else _default(stored, name) for name in stored.fields}
     if annotations.is_named_tuple(stored.cls):
-        return stored.cls(**fields)
+        return tuple.__new__(stored.cls, values.values())
+    if annotations.is_struct(stored.cls):
+        return structs.make(stored.cls, values)
     made: Any = object.__new__(stored.cls)
-    for spec in dataclasses.fields(stored.cls):
-        object.__setattr__(made, spec.name, fields[spec.name] if spec.name in fields else _default(stored, spec))
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
     return made
+
+
+def validated(cls: Any, fields: Mapping[str, Any]) -> Any:
+    """A pydantic model of these fields, by their own names; whatever its validation raises."""
+    whole = fields["root"] if getattr(cls, "__pydantic_root_model__", False) else fields
+    return cls.model_validate(whole, by_alias=False, by_name=True)
+
+
+def _default(stored: StoredType, name: str) -> Any:
+    make = stored.defaults.get(name)
+    if make is None:
+        raise CheckpointDecodeError(
+            f"A stored {stored.tag!r} lacks the field {name!r}, which has no default. "
+            "Give it a default, or give register_checkpoint_type a `migrate` function."
+        )
+    return make()
 
 
 def fits(hint: Any, value: Any) -> bool:
@@ -225,14 +316,3 @@ def _fits(member: Any, value: Any) -> bool:
     if annotations.is_top(member) or not isinstance(cls, type) or getattr(cls, "_is_protocol", False):
         return True
     return isinstance(value, (int, float) if cls is float else cls)
-
-
-def _default(stored: StoredType, spec: "dataclasses.Field[Any]") -> Any:
-    if spec.default is not dataclasses.MISSING:
-        return spec.default
-    if spec.default_factory is not dataclasses.MISSING:
-        return spec.default_factory()
-    raise CheckpointDecodeError(
-        f"A stored {stored.tag!r} lacks the field {spec.name!r}, which has no default. "
-        "Give it a default, or give register_checkpoint_type a `migrate` function."
-    )

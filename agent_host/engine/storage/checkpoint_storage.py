@@ -4,37 +4,99 @@ A storage decodes with the types of the workflows that were built or run with it
 sizes can be read, and looking at values raises.
 """
 
-from agent_host.engine.lane import gather, read_view
+import contextlib
+import os
+import time
+from collections.abc import Callable, Collection
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+
+from agent_host.engine.checkpoint import (
+    MANIFEST_EVERY,
+    Commit,
+    blob_hash,
+    body_references,
+    cell_references,
+    cells_of,
+)
 from agent_host.engine.ports import CommitLog
 from agent_host.engine.serialization.codec import Codec
+from agent_host.engine.storage.file_log import FileLog
+from agent_host.engine.storage.iterations import steps_since_input
 from agent_host.engine.storage.memory_log import MemoryLog
+from agent_host.engine.storage.retention import Retention, find_pauses
+from agent_host.engine.storage.sealed_log import SealedLog, Wrapper
 from agent_host.engine.storage.workflow_checkpoint import WorkflowCheckpoint
+from agent_host.errors import (
+    CheckpointDecodeError,
+    CheckpointNotFoundError,
+    WorkflowCheckpointException,
+    WorkflowConflictError,
+)
+
+PINNED = frozenset({"root", "manual"})
 
 
 class CheckpointStorage:
-    """Checkpoints of one or more workflows, by workflow name and session."""
+    """Checkpoints of one or more workflows, by workflow name and session.
 
-    def __init__(self, log: CommitLog, codec: Codec | None = None) -> None:
-        self.log = log
+    A `wrapper`, an object with `seal` and `unseal` for bytes, encrypts or signs what is stored: `sealed_log.py` says
+    what of it stays readable.
+    """
+
+    def __init__(self, log: CommitLog, codec: Codec | None = None, *, wrapper: Wrapper | None = None) -> None:
+        self.log = log if wrapper is None else SealedLog(log, wrapper)
         self._codec = codec
 
     def bind(self, codec: Codec) -> None:
         """Allow the types of one more workflow when decoding."""
         if self._codec is None:
             self._codec = codec
-        elif not codec.types <= self._codec.types:
+        elif not self._codec.covers(codec):
             self._codec = self._codec.union(codec)
+
+    # --- Reading ---
 
     async def load(self, checkpoint_id: str) -> WorkflowCheckpoint:
         """The checkpoint with this id. Raises `CheckpointNotFoundError`."""
-        commit, view = await read_view(self.log.chain, checkpoint_id)
-        whole = view.cells
-        bodies = await gather(list(whole.values()), self._codec or Codec(), self.log.blobs)
-        return WorkflowCheckpoint(commit, whole, bodies, self._codec)
+        return await self._load(checkpoint_id, {})
+
+    async def _load(self, checkpoint_id: str, at_hand: dict[bytes, bytes]) -> WorkflowCheckpoint:
+        chain = await self.log.chain(checkpoint_id)
+        if not chain:
+            raise CheckpointNotFoundError(f"There is no checkpoint {checkpoint_id!r}.")
+        if not chain[-1].complete:
+            raise CheckpointDecodeError(
+                f"The checkpoint {checkpoint_id!r} depends on {chain[-1].parent!r}, which is missing."
+            )
+        steps = await steps_since_input(chain, self.log.chain)
+        whole = cells_of(chain)
+        bodies = await self._bodies(whole.values(), at_hand)
+        return WorkflowCheckpoint(chain[0], steps, whole, bodies, self._codec)
+
+    async def _bodies(self, references: Collection[bytes], at_hand: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Every blob that these cells need, directly or through other blobs; what is read is added to `at_hand`."""
+        found: dict[bytes, bytes] = {}
+        wanted = {blob for reference in references for blob in cell_references(reference)}
+        while wanted:
+            read = await self.log.blobs(wanted - at_hand.keys())
+            for blob, body in read.items():
+                if blob_hash(body) != blob:
+                    raise CheckpointDecodeError(
+                        f"The blob {blob.hex()} is damaged: its content does not match its hash."
+                    )
+            at_hand |= read
+            missing = wanted - at_hand.keys()
+            if missing:
+                raise CheckpointDecodeError(f"The store lacks the blob {min(missing).hex()}, which a checkpoint needs.")
+            found |= {blob: at_hand[blob] for blob in wanted}
+            wanted = {child for blob in wanted for child in body_references(at_hand[blob])} - found.keys()
+        return found
 
     async def list_checkpoints(self, *, workflow_name: str, session_id: str | None = None) -> list[WorkflowCheckpoint]:
         """The checkpoints of a workflow, oldest first."""
-        return [await self.load(c.id) for c in await self.log.commits(workflow_name, session_id)]
+        at_hand: dict[bytes, bytes] = {}  # what several hold is read once, and held once
+        return [await self._load(c.id, at_hand) for c in await self.log.commits(workflow_name, session_id)]
 
     async def list_checkpoint_ids(self, *, workflow_name: str, session_id: str | None = None) -> list[str]:
         """Their ids, oldest first."""
@@ -45,13 +107,116 @@ class CheckpointStorage:
         head = await self.log.head(workflow_name, session_id)
         return await self.load(head) if head else None
 
+    # --- Writing ---
+
+    async def save(self, checkpoint: WorkflowCheckpoint) -> str:
+        """Store a checkpoint that was loaded from this or another storage, and return its id.
+
+        One that is stored already is left as it is. A parent that is not stored here is not named. The checkpoint
+        becomes its session's head if the session has none, or if it follows the head.
+        """
+        if checkpoint.path:
+            raise ValueError("The view of a nested workflow is a part of a checkpoint. Save the whole checkpoint.")
+        commit = checkpoint.commit
+        while not await self.log.chain(commit.id):
+            fitting = await self._fitted(checkpoint)
+            head = await self.log.head(commit.workflow, commit.session_id)
+            with contextlib.suppress(WorkflowConflictError):  # the session, or its parent, changed at this moment
+                if head is None or head == commit.parent or commit.kind == "root":
+                    await self.log.commit([fitting], head)
+                else:
+                    await self._store_beside(fitting, head)
+        return commit.id
+
+    async def _fitted(self, checkpoint: WorkflowCheckpoint) -> Commit:
+        """The checkpoint's commit with its blobs, as a change of its parent if that is stored here."""
+        commit, own, blobs = checkpoint.commit, dict(checkpoint._cells), dict(checkpoint._bodies)
+        chain = await self.log.chain(commit.parent) if commit.parent is not None else []
+        if not chain or chain[0].distance + 1 >= MANIFEST_EVERY:
+            parent = commit.parent if chain else None
+            return replace(commit, parent=parent, delta=own, complete=True, distance=0, blobs=blobs)
+        before = cells_of(chain)
+        delta: dict[str, bytes | None] = {key: ref for key, ref in own.items() if before.get(key) != ref}
+        delta |= dict.fromkeys(before.keys() - own.keys())
+        return replace(commit, delta=delta, complete=False, distance=chain[0].distance + 1, blobs=blobs)
+
+    async def _store_beside(self, commit: Commit, head: str) -> None:
+        """Store a commit of a session that has moved on, and leave the session where it stands."""
+        (at, *_) = await self.log.chain(head)
+        if (at.workflow, at.session_id) == (commit.workflow, commit.session_id):
+            await self.log.commit([commit, at], head)
+        else:  # the session stands at a commit of another one, from which it was forked
+            await self.log.commit([commit], head)
+            await self.log.move_head(commit.workflow, commit.session_id, head, commit.id)
+
     async def delete(self, checkpoint_id: str) -> bool:
-        """Remove a checkpoint that is no head; those after it stay whole. False if there is none."""
+        """Remove a checkpoint that is no head; those after it stay whole. False if there is none.
+
+        Raises `WorkflowCheckpointException` for the head of a session and for an initial state.
+        """
         return await self.log.delete(checkpoint_id)
+
+    async def prune(
+        self,
+        workflow_name: str,
+        *,
+        session_id: str | None = None,
+        keep_last: int | None = None,
+        keep_kinds: AbstractSet[str] = PINNED,
+        older_than: float | None = None,
+        keep_pauses: bool = True,
+        now: Callable[[], float] = time.time,
+    ) -> list[str]:
+        """Remove old checkpoints, then the values that nothing needs any more; returns the removed ids, oldest first.
+
+        Of every session goes what is neither among its newest `keep_last` nor younger than `older_than` seconds; at
+        least one of the two must be given. Heads and initial states always stay, kinds in `keep_kinds` stay, and,
+        with `keep_pauses`, so do checkpoints with open requests. What stays reads as before.
+        """
+        if keep_last is None and older_than is None:
+            raise ValueError("prune() needs keep_last, older_than or both: which checkpoints may go.")
+        since = None if older_than is None else now() - older_than
+        retention = Retention(keep_last, since, keep_kinds, keep_pauses)
+        by_session: dict[str, list[Commit]] = {}
+        for commit in await self.log.commits(workflow_name, session_id):
+            by_session.setdefault(commit.session_id, []).append(commit)
+        removed: list[str] = []
+        for session, commits in by_session.items():
+            commits.sort(key=lambda commit: commit.seq)
+            head = await self.log.head(workflow_name, session)
+            pauses = await find_pauses(commits, self.log.chain) if keep_pauses else set()
+            removable = retention.removable(commits, {head} if head else (), pauses)
+            # Newest first: only what stays is then completed in place of what it was read through.
+            gone = {commit_id for commit_id in reversed(removable) if await self._removed(commit_id)}
+            removed += [commit_id for commit_id in removable if commit_id in gone]
+        if removed:
+            await self.log.collect()
+        return removed
+
+    async def _removed(self, commit_id: str) -> bool:
+        try:
+            return await self.log.delete(commit_id)
+        except CheckpointDecodeError:
+            raise
+        except WorkflowCheckpointException:  # a root, or the head of a session that was forked there
+            return False
 
 
 class InMemoryCheckpointStorage(CheckpointStorage):
     """Checkpoints as bytes in the memory of this process."""
 
-    def __init__(self, codec: Codec | None = None) -> None:
-        super().__init__(MemoryLog(), codec)
+    def __init__(self, codec: Codec | None = None, *, wrapper: Wrapper | None = None) -> None:
+        super().__init__(MemoryLog(), codec, wrapper=wrapper)
+
+
+class FileCheckpointStorage(CheckpointStorage):
+    """Checkpoints in the files of a directory, one for each session, that any process of the machine may share.
+
+    A checkpoint is on the disk when its run goes on. Of two processes that continue one session at once, the slower
+    one gets `WorkflowConflictError`.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], codec: Codec | None = None, *, wrapper: Wrapper | None = None
+    ) -> None:
+        super().__init__(FileLog(path), codec, wrapper=wrapper)

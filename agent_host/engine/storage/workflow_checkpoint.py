@@ -1,7 +1,7 @@
 """A commit as a user looks at it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,12 +13,18 @@ from agent_host.errors import WorkflowCheckpointException
 
 @dataclass(frozen=True, slots=True)
 class WorkflowCheckpoint:
-    """One commit as a user looks at it. Values are decoded on access, freshly each time: nothing can be damaged."""
+    """One commit as a user looks at it. Values are decoded on access, freshly each time: nothing can be damaged.
+
+    `iteration_count` is the number of supersteps since the last input. `path` is empty but for the view of a nested
+    workflow's instance, which has the place of the whole and state, messages and requests of its own.
+    """
 
     commit: Commit
+    iteration_count: int
     _cells: Mapping[str, bytes] = field(repr=False)
-    _bodies: Mapping[bytes, Any] = field(repr=False)
+    _bodies: Mapping[bytes, bytes] = field(repr=False)
     _codec: Codec | None = field(repr=False)
+    path: cells.Path = ()
 
     @property
     def checkpoint_id(self) -> str:
@@ -60,6 +66,19 @@ class WorkflowCheckpoint:
         return datetime.fromtimestamp(self.commit.created_at, UTC).isoformat()
 
     @property
+    def metadata(self) -> dict[str, Any]:
+        """What is known of it without decoding, besides ids: its kind, place, and the bytes of all it refers to."""
+        size = sum(map(len, self._cells.values())) + sum(map(len, self._bodies.values()))
+        return {
+            "kind": self.kind,
+            "session_id": self.session_id,
+            "seq": self.seq,
+            "step": self.step,
+            "iteration_count": self.iteration_count,
+            "bytes": size,
+        }
+
+    @property
     def state(self) -> dict[str, Any]:
         """Shared state by key."""
         return {key[len(cells.STATE) :]: self._decode(ref) for key, ref in cells.under(cells.STATE, self._cells)}
@@ -97,7 +116,16 @@ class WorkflowCheckpoint:
     def pending_request_info_events(self) -> dict[str, Any]:
         """The data of every open request, by its id."""
         requests = (self._decode(reference) for _, reference in cells.under(cells.REQUEST, self._cells))
-        return {request_id: data for request_id, _, data, _ in requests}
+        return {request[0]: request[2] for request in requests}
+
+    @property
+    def nested(self) -> dict[cells.Path, "WorkflowCheckpoint"]:
+        """The instances of nested workflows, at any depth, by the executors and instance numbers that lead there."""
+        return {
+            cells.path_of(prefix): replace(self, _cells=own, path=cells.path_of(prefix))
+            for prefix, own in cells.by_instance(self._cells).items()
+            if prefix
+        }
 
     def _decode(self, reference: bytes) -> Any:
         if self._codec is None:

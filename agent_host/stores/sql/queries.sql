@@ -99,3 +99,38 @@ UPDATE commits SET complete = 1, delta = ? WHERE user_id = ? AND id = ?
 -- delete_commit --
 -- Remove a commit of the user.
 DELETE FROM commits WHERE user_id = ? AND id = ?
+
+-- select_deltas --
+-- What every commit of one partition changes.
+SELECT delta FROM commits WHERE user_id = ?
+
+-- select_blob_heads --
+-- The hash of every blob of one partition, with the body if that names further blobs and else its first two bytes.
+SELECT hash, CASE WHEN substr(body, 1, 2) = x'0000' THEN x'0000' ELSE body END FROM blobs WHERE user_id = ?
+
+-- delete_blob --
+-- Remove a blob of one partition.
+DELETE FROM blobs WHERE user_id = ? AND hash = ?
+
+-- put_note --
+-- Note what is finished of a superstep, in place of an earlier note of that name.
+INSERT INTO notes (user_id, workflow, session_id, name, body) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (user_id, workflow, session_id, name) DO UPDATE SET body = excluded.body
+
+-- select_notes --
+-- What is noted of the superstep that a session is in.
+SELECT name, body FROM notes WHERE user_id = ? AND workflow = ? AND session_id = ?
+
+-- delete_notes --
+-- Forget what was noted of a session.
+DELETE FROM notes WHERE user_id = ? AND workflow = ? AND session_id = ?
+
+-- select_heads --
+-- The head of every session of every user.
+SELECT user_id, workflow, session_id, commit_id FROM heads ORDER BY user_id, workflow, session_id
+
+-- select_recent_responses --
+-- The commit of every user's responses since a time, with the commit's workflow.
+SELECT r.user_id, c.workflow, r.id, r.commit_id
+FROM responses AS r INDEXED BY responses_by_time JOIN commits AS c ON c.user_id IN (r.user_id, '*') AND c.id = r.commit_id
+WHERE r.created_at >= ? ORDER BY r.created_at, r.id

@@ -40,6 +40,7 @@ CREATE TABLE responses (
     body BLOB NOT NULL
 );
 CREATE UNIQUE INDEX responses_by_id ON responses (user_id, id);
+CREATE INDEX responses_by_time ON responses (created_at);
 
 CREATE TABLE heads (
     user_id TEXT NOT NULL,
@@ -48,3 +49,12 @@ CREATE TABLE heads (
     commit_id TEXT NOT NULL,
     PRIMARY KEY (user_id, workflow, session_id)
 ) WITHOUT ROWID;
+
+CREATE TABLE notes (
+    user_id TEXT NOT NULL,
+    workflow TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE UNIQUE INDEX notes_by_session ON notes (user_id, workflow, session_id, name);
