@@ -17,12 +17,22 @@ if TYPE_CHECKING:
     from agent_host.engine.executor import config as config
     from agent_host.engine.executor import executor as executor
     from agent_host.engine.executor import state as state
+    from agent_host.engine.functional.functional_workflow import FunctionalWorkflow as FunctionalWorkflow
+    from agent_host.engine.functional.functional_workflow import (
+        FunctionalWorkflowDefinition as FunctionalWorkflowDefinition,
+    )
+    from agent_host.engine.functional.functional_workflow import workflow as workflow
+    from agent_host.engine.functional.run_context import RunContext as RunContext
+    from agent_host.engine.functional.run_context import get_run_context as get_run_context
+    from agent_host.engine.functional.step_wrapper import StepWrapper as StepWrapper
+    from agent_host.engine.functional.step_wrapper import step as step
     from agent_host.engine.handlers import handler as handler
     from agent_host.engine.handlers import response_handler as response_handler
     from agent_host.engine.nested import WorkflowExecutor as WorkflowExecutor
     from agent_host.engine.policies import RetryPolicy as RetryPolicy
     from agent_host.engine.response_stream import ResponseStream as ResponseStream
     from agent_host.engine.serialization.stored_types import register_checkpoint_type as register_checkpoint_type
+    from agent_host.engine.storage.checkpoint_storage import FileCheckpointStorage as FileCheckpointStorage
     from agent_host.engine.storage.checkpoint_storage import InMemoryCheckpointStorage as InMemoryCheckpointStorage
     from agent_host.engine.workflow import Workflow as Workflow
     from agent_host.messages import Message as Message
@@ -35,6 +45,7 @@ __all__ = [
     "CustomEvent",
     "Default",
     "Executor",
+    "FileCheckpointStorage",
     "InMemoryCheckpointStorage",
     "Message",
     "ResponseStream",
@@ -74,12 +85,23 @@ _HOMES = {
     "config": "engine.executor",
     "executor": "engine.executor",
     "state": "engine.executor",
+    "WorkflowViz": "engine.drawing.workflow_viz",
     "Case": "engine.edges",
     "Default": "engine.edges",
+    "WorkflowWarning": "engine.graph",
+    "FunctionalWorkflow": "engine.functional.functional_workflow",
+    "FunctionalWorkflowDefinition": "engine.functional.functional_workflow",
+    "workflow": "engine.functional.functional_workflow",
+    "RunContext": "engine.functional.run_context",
+    "get_run_context": "engine.functional.run_context",
+    "StepWrapper": "engine.functional.step_wrapper",
+    "step": "engine.functional.step_wrapper",
     "handler": "engine.handlers",
     "response_handler": "engine.handlers",
     "CheckpointStorage": "engine.storage.checkpoint_storage",
+    "FileCheckpointStorage": "engine.storage.checkpoint_storage",
     "InMemoryCheckpointStorage": "engine.storage.checkpoint_storage",
+    "PickleCodec": "engine.serialization.pickling",
     "WorkflowCheckpoint": "engine.storage.workflow_checkpoint",
     "DEFAULT_MAX_ITERATIONS": "engine.builder",
     "ResponseStream": "engine.response_stream",
@@ -94,6 +116,8 @@ _HOMES = {
     "UnknownRequestError": "errors",
     "CheckpointNotFoundError": "errors",
     "CheckpointDecodeError": "errors",
+    "StoredObject": "engine.salvage",
+    "StoredState": "engine.stored_state",
     "Message": "messages",
     "TextDelta": "messages",
     "create_app": "server.app",

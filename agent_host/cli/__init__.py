@@ -24,9 +24,13 @@ def main() -> None:
     """Serve a workflow through the OpenAI Responses API."""
 
 
-from agent_host.cli.serve import serve  # noqa: E402 - the verbs register themselves on the group above
+from agent_host.cli.check import check  # noqa: E402 - the verbs register themselves on the group above
+from agent_host.cli.graph import graph  # noqa: E402 - as above
+from agent_host.cli.serve import serve  # noqa: E402 - as above
 
 main.add_command(serve)
+main.add_command(graph)
+main.add_command(check)
 
 if __name__ == "__main__":
     sys.exit(main())

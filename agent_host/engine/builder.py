@@ -19,6 +19,8 @@ from agent_host.engine.edges import (
 )
 from agent_host.engine.executor import Executor
 from agent_host.engine.graph import Graph
+from agent_host.engine.graph_data import groups_from_data, options_from_data
+from agent_host.engine.graph_policy import GraphChange, GraphPolicy, Migrate
 from agent_host.engine.reducers import Reducer
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
@@ -41,6 +43,11 @@ class WorkflowBuilder:
     `state` gives shared state a reducer by key: `{"total": operator.add}`. Several executors may then write the key
     in one superstep, and what they write is put together with what is there. `codec` replaces the one that stores
     values, for what it cannot store.
+
+    A graph has a signature: a hash of its structure, or the `version` that the author gives. What was stored under
+    another one is continued if all of it still has its place and type (`on_graph_change="compatible"`), or never
+    (`"strict"`). `migrate(old)` is called first with such a state and may change it: see `StoredState`. The policy of
+    the outermost workflow holds for those nested in it.
     """
 
     def __init__(
@@ -56,6 +63,8 @@ class WorkflowBuilder:
         version: str | None = None,
         state: Mapping[str, Reducer] | None = None,
         codec: Codec | None = None,
+        on_graph_change: GraphChange = "compatible",
+        migrate: Migrate | None = None,
     ) -> None:
         if checkpoint_storage is not None and not name:
             raise WorkflowValidationError(
@@ -72,14 +81,42 @@ class WorkflowBuilder:
         self._version = version
         self._reducers = dict(state or {})
         self._codec = codec
+        self._graph_policy = GraphPolicy(on_graph_change, migrate)
         self._executors: dict[str, Executor] = {}
         self._wrapped: dict[int, tuple[Node, Executor]] = {}
         self._groups: list[EdgeGroup] = []
         self._start = self._add(start_executor)
 
-    def add_edge(self, source: Node, target: Node, condition: Condition | None = None) -> "WorkflowBuilder":
-        """Connect two executors; with a condition only messages for which it holds pass."""
-        self._groups.append(SingleEdge(self._add(source), self._add(target), condition))
+    @classmethod
+    def from_dict(
+        cls,
+        data: Mapping[str, Any],
+        executors: Mapping[str, Node],
+        conditions: Mapping[str, Callable[..., Any]] | None = None,
+        **options: Any,
+    ) -> "WorkflowBuilder":
+        """A builder of what `Workflow.to_dict()` has described, with the executors and functions that it names.
+
+        `conditions` holds conditions and selections by the names the data uses; `options` are further arguments of
+        the builder. Raises `WorkflowValidationError` naming what is missing.
+        """
+        missing = data["executors"].keys() - executors.keys()
+        if missing:
+            raise WorkflowValidationError(f"The data names the executor {min(missing)!r}, which was not given.")
+        builder = cls(start_executor=executors[data["start"]], **{**options_from_data(data), **options})
+        for name in data["executors"]:
+            builder._add(executors[name])
+        builder._groups += groups_from_data(data["edge_groups"], conditions or {})
+        return builder
+
+    def add_edge(
+        self, source: Node, target: Node, condition: Condition | None = None, *, label: str | None = None
+    ) -> "WorkflowBuilder":
+        """Connect two executors; with a condition only messages for which it holds pass.
+
+        `label` names the condition in drawings and in the graph's signature.
+        """
+        self._groups.append(SingleEdge(self._add(source), self._add(target), condition, label))
         return self
 
     def add_chain(self, executors: Sequence[Node]) -> "WorkflowBuilder":
@@ -96,10 +133,13 @@ class WorkflowBuilder:
         return self
 
     def add_multi_selection_edge_group(
-        self, source: Node, targets: Sequence[Node], selection_func: Selection
+        self, source: Node, targets: Sequence[Node], selection_func: Selection, *, label: str | None = None
     ) -> "WorkflowBuilder":
-        """Send every message to the targets whose ids `selection_func(message, target ids)` returns."""
-        self._groups.append(FanOut(self._add(source), self._several(targets, "A selection"), selection_func))
+        """Send every message to the targets whose ids `selection_func(message, target ids)` returns.
+
+        `label` names the selection in drawings and in the graph's signature.
+        """
+        self._groups.append(FanOut(self._add(source), self._several(targets, "A selection"), selection_func, label))
         return self
 
     def add_switch_case_edge_group(self, source: Node, cases: Sequence[Branch]) -> "WorkflowBuilder":
@@ -110,7 +150,8 @@ class WorkflowBuilder:
             raise WorkflowValidationError(
                 f"A switch needs at least one Case and exactly one Default; got {len(branches)} and {len(defaults)}."
             )
-        self._groups.append(Switch(self._add(source), branches, self._add(defaults[0].target)))
+        labels = tuple(case.label for case in cases if isinstance(case, Case))
+        self._groups.append(Switch(self._add(source), branches, self._add(defaults[0].target), labels))
         return self
 
     def add_fan_in_edges(self, sources: Sequence[Node], target: Node) -> "WorkflowBuilder":
@@ -127,7 +168,7 @@ class WorkflowBuilder:
             self._storage.bind(codec)
         declaration = Declaration(
             self._name, graph, self._designation(), self._max_iterations,
-            graph.signature(self._name, self._version), self._reducers,
+            graph.signature(self._name, self._version), self._reducers, self._graph_policy,
         )  # fmt: skip
         return Workflow(declaration, codec, description=self._description, storage=self._storage)
 

@@ -9,6 +9,7 @@ from agent_host.engine import cells
 from agent_host.engine.checkpoint import Commit
 from agent_host.engine.executor import Executor
 from agent_host.engine.graph import Graph
+from agent_host.engine.graph_policy import GraphPolicy
 from agent_host.engine.nested import WorkflowExecutor
 from agent_host.engine.reducers import Reducer
 from agent_host.engine.serialization.codec import Codec, Encoded
@@ -40,6 +41,7 @@ class Declaration:
     max_iterations: int
     signature: str
     reducers: Mapping[str, Reducer]
+    graph_policy: GraphPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Definition:
     root: Commit
     reducers: Mapping[str, Reducer]
     children: Mapping[str, "Definition"]
+    graph_policy: GraphPolicy
 
     @property
     def foreign(self) -> list[str]:
@@ -93,7 +96,7 @@ async def capture(declared: Declaration, codec: Codec) -> Definition:
     )  # fmt: skip
     return Definition(
         declared.name, graph, codec, declared.outputs, declared.max_iterations, declared.signature, templates, root,
-        declared.reducers, children,
+        declared.reducers, children, declared.graph_policy,
     )  # fmt: skip
 
 

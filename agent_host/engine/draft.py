@@ -1,6 +1,6 @@
 """What a run changes on top of a stored state, cell by cell, until it is committed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agent_host.engine.checkpoint import (
@@ -12,6 +12,7 @@ from agent_host.engine.checkpoint import (
     cell_references,
 )
 from agent_host.engine.serialization.codec import Codec, Encoded
+from agent_host.engine.stored_state import Migrated
 from agent_host.engine.view import View
 
 
@@ -19,11 +20,17 @@ class Draft:
     """The cells of a lane: those of its view, and what has changed since.
 
     `stored`: whether anything is ever written, or the state never leaves the process. `by_reference`: whether
-    messages that cannot change pass as they are until the next commit.
+    messages that cannot change pass as they are until the next commit. What a migration has changed is carried along
+    and becomes part of the next commit; no commit is made for it alone.
     """
 
-    def __init__(self, view: View, codec: Codec, bodies: dict[bytes, Any], *, stored: bool) -> None:
+    def __init__(
+        self, view: View, codec: Codec, bodies: dict[bytes, Any], *, stored: bool, migrated: Migrated | None = None
+    ) -> None:
         self.view = view
+        self.cells = view.cells if migrated is None else migrated.cells
+        self._carried: Mapping[str, bytes | None] = {} if migrated is None else migrated.delta
+        self._carried_blobs: Mapping[bytes, bytes] = {} if migrated is None else migrated.blobs
         self.codec = codec
         self.bodies = bodies
         self.stored = stored
@@ -31,13 +38,14 @@ class Draft:
         self._delta: dict[str, bytes | None] = {}
         self._blobs: dict[bytes, bytes] = {}
         self._proposed: dict[str, bytes] = {}
+        self.bodies.update(self._carried_blobs)
 
     def __repr__(self) -> str:
         return f"<Draft on {self.view.commit_id}, {len(self._delta)} cells changed>"
 
     def current(self, key: str) -> bytes | None:
         """The reference of a cell as it stands now; None if there is no such cell."""
-        return self._delta[key] if key in self._delta else self.view.cells.get(key)
+        return self._delta[key] if key in self._delta else self.cells.get(key)
 
     def put(self, key: str, encoded: Encoded | None) -> None:
         """Change a cell, or remove it."""
@@ -64,27 +72,29 @@ class Draft:
         The draft moves to it when it is durable: see `accept`.
         """
         view = self.view
-        delta = {key: reference for key, reference in self._delta.items() if view.cells.get(key) != reference}
+        delta = {key: reference for key, reference in self._delta.items() if self.cells.get(key) != reference}
         if not delta:
             self._delta, self._blobs = {}, {}
             return None
-        self._proposed = dict(view.cells)
+        self._proposed = dict(self.cells)
         for key, reference in delta.items():
             if reference is None:
                 del self._proposed[key]
             else:
                 self._proposed[key] = reference
+        delta = {**self._carried, **delta}
         complete = view.distance + 1 >= MANIFEST_EVERY
         return Commit(
             id=new_id(), parent=view.commit_id, workflow=workflow, session_id=session_id, kind=kind,
             seq=view.seq + 1, step=view.step + steps, created_at=clock(), signature=signature,
             delta=dict(self._proposed) if complete else delta, complete=complete,
-            distance=0 if complete else view.distance + 1, blobs=self._blobs,
+            distance=0 if complete else view.distance + 1, blobs={**self._carried_blobs, **self._blobs},
         )  # fmt: skip
 
     def accept(self, commit: Commit) -> None:
         """Stand at the commit that was made last: it is durable now."""
-        self.view = View.of(commit, self._proposed)
+        self.view, self.cells = View.of(commit, self._proposed), self._proposed
+        self._carried, self._carried_blobs = {}, {}
         self._delta, self._blobs = {}, {}
 
     def discard(self) -> None:

@@ -2,12 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from agent_host.engine import annotations
+from agent_host.engine.edges import EdgeGroup, FanIn
 from agent_host.engine.executor import Executor
+from agent_host.engine.graph_policy import signature_of
 from agent_host.errors import (
     EdgeDuplicationError,
     GraphConnectivityError,
@@ -15,111 +19,14 @@ from agent_host.errors import (
     WorkflowValidationError,
 )
 
-Condition = Callable[[Any], "bool | Awaitable[bool]"]
-Selection = Callable[[Any, list[str]], "list[str] | Awaitable[list[str]]"]
+if TYPE_CHECKING:
+    from agent_host.engine.definition import OutputDesignation
+
+_PACKAGE = __name__.partition(".")[0]
 
 
-class Branch:
-    """One way out of a switch: a `Case` or the `Default`."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Case(Branch):
-    """One branch of a switch: taken if `condition(message)` holds and no earlier case did."""
-
-    condition: Condition
-    target: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Default(Branch):
-    """The branch of a switch that is taken when no case holds."""
-
-    target: Any
-
-
-@dataclass(frozen=True, slots=True)
-class SingleEdge:
-    """One source, one target, perhaps a condition."""
-
-    source: str
-    target: str
-    condition: Condition | None = None
-
-    id: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "id", f"{self.source}->{self.target}")
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,)
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return (self.target,)
-
-
-@dataclass(frozen=True, slots=True)
-class FanOut:
-    """One source, several targets: all of them, or those that `selection(message, target ids)` names."""
-
-    source: str
-    targets: tuple[str, ...]
-    selection: Selection | None = None
-
-    id: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "id", f"{self.source}->({','.join(self.targets)})")
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,)
-
-
-@dataclass(frozen=True, slots=True)
-class Switch:
-    """One source; the first case whose condition holds names the target, else the default."""
-
-    source: str
-    cases: tuple[tuple[Condition, str], ...]
-    default: str
-
-    id: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "id", f"{self.source}->?({','.join(self.targets)})")
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return (self.source,)
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*(target for _, target in self.cases), self.default)))
-
-
-@dataclass(frozen=True, slots=True)
-class FanIn:
-    """Several sources; the target receives a list once each of them has sent something."""
-
-    sources: tuple[str, ...]
-    target: str
-
-    id: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "id", f"({','.join(self.sources)})->{self.target}")
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return (self.target,)
-
-
-EdgeGroup = SingleEdge | FanOut | Switch | FanIn
+class WorkflowWarning(UserWarning):
+    """The graph can run, but something in it is probably not what its author means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +43,13 @@ class Graph:
         """Make the graph and check it. Raises a `WorkflowValidationError` that names what is wrong."""
         leaving = {name: tuple(group for group in groups if name in group.sources) for name in executors}
         graph = cls(start, dict(executors), tuple(groups), leaving)
+        graph._refuse_unknown()
         graph._refuse_duplicates()
         graph._refuse_unreachable()
         graph._refuse_mismatches()
         graph._refuse_ambiguous_handlers()
+        for text in graph._undeliverable():
+            warnings.warn(text, WorkflowWarning, stacklevel=_frames_of_the_package())
         return graph
 
     def pairs(self) -> Iterator[tuple[str, str]]:
@@ -149,21 +59,50 @@ class Graph:
                 for target in group.targets:
                     yield source, target
 
+    def nested(self) -> "dict[str, WorkflowOutline]":
+        """The workflows that executors run inside themselves, by the executor's id."""
+        found = {key: nested_workflow(executor) for key, executor in self.executors.items()}
+        return {key: workflow for key, workflow in found.items() if workflow is not None}
+
     def declared(self) -> list[Any]:
-        """Every annotation of every handler: the types that may travel and be stored."""
-        return [hint for executor in self.executors.values() for hint in executor.handler_table.declared]
+        """Every annotation of every handler, of nested workflows too: the types that may travel and be stored."""
+        inner = [hint for workflow in self.nested().values() for hint in workflow.graph.declared()]
+        return self._own_declared() + inner
 
     def signature(self, name: str, version: str | None) -> str:
-        """A hash of the structure, or of `version` if the author gives one.
+        """A hash of the structure, or `version` in its stead if the author gives one.
 
-        Classes count by their name without module, so that a script and its import are the same graph.
+        Structure is the start, every executor's id and class name without module, and every edge group whatever the
+        order of their declaration; conditions and selections count by their labels alone. So a script and its import
+        are the same graph, and so are a program and its next version with a changed lambda.
         """
-        described: Any = version or {
+        if version:
+            return signature_of(version)
+        inner = {key: workflow.signature for key, workflow in sorted(self.nested().items())}
+        described: dict[str, Any] = {
             "start": self.start,
             "executors": {key: type(executor).__name__ for key, executor in sorted(self.executors.items())},
-            "groups": sorted(f"{type(group).__name__} {group.id}" for group in self.groups),
+            "groups": sorted(json.dumps(group.structure) for group in self.groups),
+            **({"nested": inner} if inner else {}),
         }
         return hashlib.sha256(json.dumps([name, described], sort_keys=True).encode()).hexdigest()[:32]
+
+    def _own_declared(self) -> list[Any]:
+        return [hint for executor in self.executors.values() for hint in executor.handler_table.declared]
+
+    def _refuse_unknown(self) -> None:
+        if self.start not in self.executors:
+            raise GraphConnectivityError(
+                f"The start executor {self.start!r} is not part of the workflow, which has "
+                f"{', '.join(map(repr, sorted(self.executors))) or 'no executors'}."
+            )
+        for group in self.groups:
+            for name in (*group.sources, *group.targets):
+                if name not in self.executors:
+                    raise WorkflowValidationError(
+                        f"The edge {group.id!r} names {name!r}, which is not part of the workflow; add the executor or "
+                        "remove the edge."
+                    )
 
     def _refuse_duplicates(self) -> None:
         seen: set[tuple[str, str]] = set()
@@ -194,22 +133,83 @@ class Graph:
 
     def _refuse_mismatch(self, group: EdgeGroup, source: str, target: str) -> None:
         sent = self.executors[source].output_types
-        handled: list[Any] = self.executors[target].input_types
-        if any(h.sends is None for h in self.executors[source].handler_table.handlers) or not handled:
+        handled: list[Any] = list(self.executors[target].handler_table.input_types)
+        if any(h.sends is None for h in self.executors[source]._all_handlers()) or not handled:
             return
-        if isinstance(group, FanIn):
-            sent = [list[kind] for kind in sent]  # type: ignore[valid-type]  # made at run time
-        if not any(annotations.may_deliver(kind, taken) for kind in sent for taken in handled):
-            names = ", ".join(map(annotations.name, sent)) or "nothing"
-            takes = ", ".join(map(annotations.name, handled))
+        if not any(_delivers(group, kind, handled) for kind in sent):
+            names = _names([_arriving(group, kind) for kind in sent]) or "nothing"
+            takes = _names(handled)
             raise TypeCompatibilityError(
                 f"{source!r} sends {names}, but {target!r} takes {takes}. "
                 f"Correct the annotation WorkflowContext[...] of {source!r} or the handler of {target!r}."
             )
 
     def _refuse_ambiguous_handlers(self) -> None:
-        classes = {cls for hint in self.declared() for cls in annotations.classes_in(hint)}
+        classes = {cls for hint in self._own_declared() for cls in annotations.classes_in(hint)}
         for executor in self.executors.values():
             executor.handler_table.refuse_ambiguous(sorted(classes, key=lambda cls: cls.__qualname__))
             if not executor.handler_table.handlers:
                 raise WorkflowValidationError(f"Executor {executor.id!r} has no @handler; nothing could reach it.")
+
+    def _undeliverable(self) -> Iterator[str]:
+        """A sentence for every declared type that its source could send to nobody."""
+        for source, groups in self.leaving.items():
+            ways = [
+                (group, self.executors[target].handler_table.input_types)
+                for group in groups
+                for target in group.targets
+            ]
+            for kind in self.executors[source].output_types if ways else ():
+                if not any(_delivers(group, kind, handled) for group, handled in ways):
+                    targets = dict.fromkeys(target for group in groups for target in group.targets)
+                    takes = "; ".join(f"{target!r} takes {self._taken_by(target)}" for target in targets)
+                    yield (
+                        f"{source!r} declares to send {annotations.name(kind)}, which no edge delivers: {takes}. "
+                        f"Add an edge to one that takes it, or leave it out of what {source!r} declares to send."
+                    )
+
+    def _taken_by(self, executor: str) -> str:
+        return _names(self.executors[executor].input_types) or "nothing"
+
+
+@runtime_checkable
+class WorkflowOutline(Protocol):
+    """What can be seen of a workflow without running it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def graph(self) -> Graph: ...
+    @property
+    def signature(self) -> str: ...
+    @property
+    def outputs(self) -> "OutputDesignation": ...
+    @property
+    def max_iterations(self) -> int: ...
+
+
+def nested_workflow(executor: Executor) -> WorkflowOutline | None:
+    """The workflow that an executor runs inside itself: its attribute `workflow`, if that is one."""
+    inner = getattr(executor, "workflow", None)
+    return inner if isinstance(inner, WorkflowOutline) and isinstance(inner.graph, Graph) else None
+
+
+def _arriving(group: EdgeGroup, kind: Any) -> Any:
+    """What a target sees of a message of this type: a fan-in delivers lists."""
+    return list[kind] if isinstance(group, FanIn) else kind
+
+
+def _delivers(group: EdgeGroup, kind: Any, handled: Sequence[Any]) -> bool:
+    return any(annotations.may_deliver(_arriving(group, kind), taken) for taken in handled)
+
+
+def _names(hints: Sequence[Any]) -> str:
+    return ", ".join(map(annotations.name, hints))
+
+
+def _frames_of_the_package() -> int:
+    """How far up the stack the caller's code is, as `warnings.warn` counts in the function that asks."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] == _PACKAGE:
+        frame, level = frame.f_back, level + 1
+    return level

@@ -15,6 +15,7 @@ from agent_host.engine.checkpoint import Commit, CommitKind
 from agent_host.engine.definition import Definition
 from agent_host.engine.draft import Draft
 from agent_host.engine.frame import Frame, OpenRequest, Waiting
+from agent_host.engine.migration import admit
 from agent_host.engine.nested import WorkflowExecutor
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.view import ReadBlobs, View, gather
@@ -63,7 +64,8 @@ class Lane:
         nothing has changed anywhere.
         """
         bodies = await gather(list(view.cells.values()), definition.codec, read_blobs) if view.cells else {}
-        lane = cls(session_id, definition, Draft(view, definition.codec, bodies, stored=stored))
+        migrated = await admit(definition.graph_policy, definition, view, bodies)
+        lane = cls(session_id, definition, Draft(view, definition.codec, bodies, stored=stored, migrated=migrated))
         await lane.roll_back(live=live)
         return lane
 
@@ -119,7 +121,7 @@ class Lane:
 
     async def roll_back(self, *, live: Unfinished | None = None) -> None:
         """Give the lane fresh clones with the state of its last commit. If a hook fails, nothing has changed."""
-        found = {cells.path_of(prefix): stored for prefix, stored in cells.by_instance(self.view.cells).items()}
+        found = {cells.path_of(prefix): stored for prefix, stored in cells.by_instance(self.draft.cells).items()}
         made: dict[cells.Path, Frame] = {}
         paths = {path[:depth] for path in (*found, *(live or ())) for depth in range(len(path) + 1)}
         for path in sorted({(), *paths}):

@@ -85,6 +85,11 @@ class WorkflowExecutor(Executor, shared=True):
     def handler_table(self) -> HandlerTable:
         return self._agent_host_own_table
 
+    @property
+    def input_types(self) -> list[Any]:
+        """What enters the nested workflow; answers to its requests come besides."""
+        return list(self.workflow.input_types)
+
     def _handlers(self) -> list[Handler]:
         inner = self.workflow
         yielding = [executor for executor in inner.get_executors_list() if inner.outputs.kind(executor.id) == "output"]
@@ -97,13 +102,7 @@ class WorkflowExecutor(Executor, shared=True):
             yields = _one_of(inner.output_types) if self.allow_direct_output else Never
             sends = _one_of([*([] if self.allow_direct_output else inner.output_types), *requests])
         return [
-            _handler(
-                "enter",
-                _enter,
-                _one_of([t for t in inner.input_types if t is not SubWorkflowResponseMessage]),
-                sends,
-                yields,
-            ),
+            _handler("enter", _enter, _one_of(inner.input_types), sends, yields),
             _handler("reply", _reply, SubWorkflowResponseMessage, sends, yields),
         ]
 

@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from agent_host.engine.graph import EdgeGroup, FanIn, FanOut, Graph, SingleEdge, Switch
+from agent_host.engine.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
+from agent_host.engine.graph import Graph
 from agent_host.errors import WorkflowRunnerException
 
 MessageKind = Literal["input", "message", "response"]

@@ -156,8 +156,12 @@ class Run:
         with self._telling_failure():
             if self._take_expired():
                 await self._boundary("response", steps=0)
-            elif self.publisher is not None and self.lane.queued and not self.options.branch:
+            elif self.publisher is not None and self.lane.queued and self._may_use_notes():
                 notes.take_up(self.calls.notes, await self.publisher.recorded(), self.lane)
+
+    def _may_use_notes(self) -> bool:
+        """Notes are of this session and of this graph; in another one the calls have other numbers."""
+        return not self.options.branch and self.lane.view.signature == self.lane.definition.signature
 
     async def cancel(self, request_ids: Sequence[str]) -> None:
         """Drop open requests; all of them are checked before any is dropped."""

@@ -19,6 +19,7 @@ from agent_host.engine.definition import Declaration, Definition, OutputDesignat
 from agent_host.engine.events import WorkflowEvent, WorkflowRunResult, WorkflowRunState
 from agent_host.engine.executor import Executor
 from agent_host.engine.graph import Graph
+from agent_host.engine.graph_data import workflow_to_data
 from agent_host.engine.history import CheckpointInfo, ancestors, next_executors
 from agent_host.engine.lane import Lane, Unfinished
 from agent_host.engine.notes import Notes
@@ -455,6 +456,10 @@ class Workflow:
     @property
     def graph(self) -> Graph:
         return self.declaration.graph
+
+    def to_dict(self) -> dict[str, Any]:
+        """What can be seen of the workflow, as plain JSON; see `WorkflowBuilder.from_dict` for the way back."""
+        return workflow_to_data(self)
 
     @property
     def outputs(self) -> OutputDesignation:

@@ -179,6 +179,12 @@ class Narrator:
         else:
             self._tell(self._transcript.message(event.data, _PHASES[event.type == "intermediate"]))
 
+    def _void(self, event: WorkflowEvent) -> None:
+        """Take back what was shown of an attempt that has failed; another attempt opens an item of its own."""
+        failed = event.output
+        for key in [key for key in self._streaming if failed and _same_attempt(key, failed)]:
+            self._tell(self._transcript.abandon(self._streaming.pop(key)))
+
     def _question(self, event: WorkflowEvent) -> None:
         self.questions.append(event)
 
@@ -187,11 +193,16 @@ _MOVES: Mapping[WorkflowEventType, Callable[[Narrator, WorkflowEvent], None]] = 
     "output_delta": Narrator._delta,
     "output": Narrator._output,
     "intermediate": Narrator._output,
+    "executor_failed": Narrator._void,
     "request_info": Narrator._question,
 }
 
 
 Narrator.hears = frozenset(_MOVES)
+
+
+def _same_attempt(one: OutputKey, other: OutputKey) -> bool:
+    return (one.iteration, one.invocation, one.attempt) == (other.iteration, other.invocation, other.attempt)
 
 
 _SHOWN = (dict, list, tuple, int, float)

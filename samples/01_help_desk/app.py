@@ -52,6 +52,7 @@ class Answer(Executor):
 
 
 desk, ask, technician, on_call = Desk("desk"), Ask("ask"), Answer("Technician"), Answer("Engineer on call")
-urgent, complete = Case(lambda t: t.urgent, on_call), Case(lambda t: t.device and t.since, technician)
+urgent = Case(lambda t: t.urgent, on_call, label="urgent")
+complete = Case(lambda t: t.device and t.since, technician, label="complete")
 builder = WorkflowBuilder(start_executor=desk, name="help-desk")
 workflow = builder.add_switch_case_edge_group(desk, [urgent, complete, Default(ask)]).build()

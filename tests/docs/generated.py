@@ -3,6 +3,7 @@
 `python -m tests.docs.generated` writes it into README.md.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 
@@ -18,9 +19,15 @@ from tests.docs.pages import ROOT
 _FROM_ENVIRONMENT = {"PORT": "1234", "AGENT_HOST_API_KEY": "key"}
 
 
-def command_help() -> str:
-    """What `agent-host serve --help` prints in a terminal of 80 columns."""
-    return CliRunner().invoke(main, ["serve", "--help"], prog_name="agent-host", terminal_width=80).output
+def command_help(verb: str) -> str:
+    """What `agent-host VERB --help` prints in a terminal of 80 columns."""
+    return CliRunner().invoke(main, [verb, "--help"], prog_name="agent-host", terminal_width=80).output
+
+
+def command_output(*arguments: str) -> str:
+    """What `agent-host ARGUMENTS` prints, in the folder of the repository."""
+    with contextlib.chdir(ROOT):
+        return CliRunner().invoke(main, arguments, prog_name="agent-host").output
 
 
 def settings_rows() -> list[tuple[str, str, str, str]]:
@@ -56,7 +63,9 @@ def _named(state: str) -> str:
 
 
 GENERATED: Mapping[str, Callable[[], str]] = {
-    "help": command_help,
+    "help": lambda: command_help("serve"),
+    "graph_help": lambda: command_help("graph"),
+    "graph": lambda: command_output("graph", "samples/01_help_desk/app.py:workflow"),
     "response": lambda: _diagram(RESPONSE_MOVES, ["new", "new in background"]),
     "item": lambda: _diagram(ITEM_MOVES, ["absent"]),
 }

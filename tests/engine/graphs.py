@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, executor, handler
 from agent_host.engine.checkpoint import Commit
@@ -156,3 +157,25 @@ def everything_in(log: MemoryLog) -> bytes:
         key.encode() + (reference or b"") for commit in log._commits.values() for key, reference in commit.delta.items()
     ]
     return b"\n".join([*cells, *log._blobs, *log._blobs.values(), *(repr(c).encode() for c in log._commits.values())])
+
+
+class World:
+    """What handlers do outside of the engine: how often each was called, and which of them fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.failing: set[str] = set()
+        self.waiting: dict[str, asyncio.Event] = {}
+
+
+@dataclass
+class Flaky:
+    """Fails as often as it is told to."""
+
+    failures: int
+    calls: int = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise ConnectionError(f"failure {self.calls}")

@@ -526,7 +526,7 @@ async def test_a_checkpoint_needs_the_executors_it_holds_state_of() -> None:
     storage = InMemoryCheckpointStorage()
     await counting(storage, "w").run("a")
     only = WorkflowBuilder(start_executor=Counter("another"), name="w", checkpoint_storage=storage).build()
-    with pytest.raises(WorkflowCheckpointException, match="'counter', which the workflow no longer has"):
+    with pytest.raises(WorkflowCheckpointException, match="state 'count' of 'counter': The workflow no longer has"):
         await only.run("b")
 
 
@@ -548,9 +548,9 @@ class Quiet(Executor):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ask", "an open request of the executor 'old'"),
-        ("fail", "a message for the executor 'old'"),
-        ("wait", r"a message of 'old' waiting in the join '\(old,other\)->end'"),
+        ("ask", "open request 'str' of 'old'"),
+        ("fail", "queued message 'str' of 'old'"),
+        ("wait", r"join '\(old,other\)->end' of 'old'"),
     ],
 )
 async def test_a_checkpoint_needs_the_executors_that_it_waits_for(text: str, message: str) -> None:

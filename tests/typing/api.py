@@ -11,6 +11,7 @@ from agent_host import (
     CustomEvent,
     Default,
     Executor,
+    FileCheckpointStorage,
     InMemoryCheckpointStorage,
     Message,
     ResponseStream,
@@ -159,6 +160,7 @@ async def use() -> None:
             print(event.type)
 
     storage = InMemoryCheckpointStorage()
+    assert_type(await FileCheckpointStorage("checkpoints").prune("orders", keep_last=3, older_than=60.0), list[str])
     await workflow.run(responses={"question": Approval(True)}, checkpoint_storage=storage)
     checkpoint = await workflow.create_checkpoint("two", checkpoint_storage=storage)
     await workflow.run("tea", checkpoint_id=checkpoint, checkpoint_storage=storage)
