@@ -79,7 +79,7 @@ class Calls:
         """Make the calls of a superstep; the effects come in the order of the plans and their invocations."""
         effects: list[list[Any]] = []
         work: list[Coroutine[Any, Any, None]] = []
-        count = 0
+        count, joining = 0, False
         for frame, plan in plans:
             if not frame.clones:
                 await frame.materialise()
@@ -90,7 +90,9 @@ class Calls:
             work += [self._serve(frame, invocations, made, count) for invocations in by_executor.values()]
             effects.append(made)
             count += len(made)
-        self._receivers = _receivers(plans)
+            joining = joining or bool(plan.joins)
+        # Who takes the only message of a superstep, with no join that keeps it, is its only receiver.
+        self._receivers = _receivers(plans) if count > 1 or joining else {}
         self._done, self._running, self._several = [], len(work), count > 1
         try:
             if len(work) == 1:
@@ -264,9 +266,7 @@ class Calls:
 
 
 def _receivers(plans: Sequence[tuple[Frame, Plan]]) -> Mapping[int, int]:
-    """How many take each message; those that one takes, and no join keeps, may be left out."""
-    if sum(len(plan.invocations) for _, plan in plans) == 1 and not any(plan.joins for _, plan in plans):
-        return {}
+    """How many take each message."""
     found: Counter[int] = Counter()
     for _, plan in plans:
         for invocation in plan.invocations:

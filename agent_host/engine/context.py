@@ -5,10 +5,10 @@ Rule 1: everything a handler does goes into the effect of its invocation and now
 Rule 2: reads see the executor's own earlier writes of this superstep, then the state as the superstep found it.
 """
 
-from collections.abc import Awaitable, Callable, Container, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any, Generic, Never, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Never, Protocol
 from uuid import UUID
 
 import msgspec
@@ -24,6 +24,9 @@ from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.engine.serialization.stored_types import storable_classes
 from agent_host.errors import UnsupportedValueError, WorkflowRunnerException
 from agent_host.messages import TextDelta
+
+if TYPE_CHECKING:
+    from agent_host.engine.frame import Waiting
 
 OutT = TypeVar("OutT", default=Never, contravariant=True)
 W_OutT = TypeVar("W_OutT", default=Never, contravariant=True)
@@ -56,11 +59,14 @@ class Scope(SharedState, Protocol):
 
     def journal(self, executor_id: str) -> Mapping[int, Encoded]: ...
 
+    @property
+    def waiting(self) -> "Waiting": ...
+
 
 class Surroundings(msgspec.Struct):
     """What the contexts of one run share: where the superstep stands, and how to speak.
 
-    The run moves `iteration`, `checkpoint_id`, `seed`, `now` and `open_requests` along from superstep to superstep.
+    The run moves `iteration`, `checkpoint_id`, `seed` and `now` along from superstep to superstep.
     `seed` is text that is the same in every attempt at a superstep and different for every other superstep; `now` is
     the time at which the superstep began.
     """
@@ -75,7 +81,7 @@ class Surroundings(msgspec.Struct):
     strict: bool
     streaming: bool
     turn: Any
-    open_requests: Container[str]
+    is_open: Callable[[str], bool]
     new_request_id: Callable[[], str]
     emit_delta: Callable[["Call", int, str], None]
     show_output: Callable[[Any], Any] | None = None
@@ -158,7 +164,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
                 f"{annotations.name(response_type)}, but has no @response_handler for that pair."
             )
         name = request_id or self._around.new_request_id()
-        if name in self._around.open_requests or any(asked.request_id == name for asked in self._effect.asked):
+        if self._around.is_open(name) or any(asked.request_id == name for asked in self._effect.asked):
             raise WorkflowRunnerException(f"A request with the id {name!r} is open already; answer it first.")
         expires_at = self._expiry(expires_in, default, response_type)
         defaults = () if default is MISSING else (default,)
@@ -292,6 +298,15 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             return call.scope.read_state(key)
         written = call.own_writes[key]
         return MISSING if written is None else call.scope.decode_state(written)
+
+    def _answers(self) -> dict[str, Any]:
+        """What reaches this executor as answers in this superstep, by request id, in the order of its calls.
+
+        A function that waits for several of them goes on once, with all that have come.
+        """
+        queue = self._call.scope.waiting.queue
+        mine = [queued for queued in queue if queued.kind == "response" and queued.source == self._call.executor_id]
+        return {queued.request_id or "": queued.payload.deliver(len(mine) + 1)[0][1] for queued in mine}
 
     def _journal(self) -> Journal:
         if self._call.journal is None:

@@ -65,7 +65,7 @@ class Draft:
 
     def commit(
         self, kind: CommitKind, new_id: Callable[[], str], clock: Callable[[], float], *, steps: int,
-        workflow: str, session_id: str, signature: str,
+        workflow: str, session_id: str, signature: str, even_if_equal: bool = False,
     ) -> Commit | None:  # fmt: skip
         """The changes as a commit on top of the view; None if there are none. `clock` gives seconds since the epoch.
 
@@ -73,7 +73,7 @@ class Draft:
         """
         view = self.view
         delta = {key: reference for key, reference in self._delta.items() if self.cells.get(key) != reference}
-        if not delta:
+        if not delta and not even_if_equal:
             self._delta, self._blobs = {}, {}
             return None
         self._proposed = dict(self.cells)

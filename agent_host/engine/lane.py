@@ -107,6 +107,10 @@ class Lane:
             for request_id, request in frame.waiting.requests.items()
         }
 
+    def is_open(self, request_id: str) -> bool:
+        """Whether a request with this id waits for its answer."""
+        return any(request_id in frame.waiting.requests for frame in self.frames.values())
+
     def in_order(self) -> list[Frame]:
         """The frames, owners before what they own, instances by number."""
         return [self.frames[path] for path in sorted(self.frames)] if len(self.frames) > 1 else [self.root]
@@ -212,16 +216,22 @@ class Lane:
                 frame.settle_waiting()
 
     def commit(
-        self, kind: CommitKind, new_id: Callable[[], str], clock: Callable[[], float], *, steps: int
+        self,
+        kind: CommitKind,
+        new_id: Callable[[], str],
+        clock: Callable[[], float],
+        *,
+        steps: int,
+        even_if_equal: bool = False,
     ) -> Commit | None:
-        """The boundary reached, as a commit on top of the last one; None if nothing has changed since.
+        """The boundary reached, as a commit on top of the last one; None if no cell has changed since.
 
         The lane moves to it when it is durable: see `accept`.
         """
         definition = self.definition
         return self.draft.commit(
             kind, new_id, clock, steps=steps, workflow=definition.name, session_id=self.session_id,
-            signature=definition.signature,
+            signature=definition.signature, even_if_equal=even_if_equal,
         )  # fmt: skip
 
     def accept(self, commit: Commit) -> None:

@@ -39,6 +39,7 @@ from agent_host.errors import (
     WorkflowConvergenceException,
     WorkflowRunnerException,
 )
+from agent_host.ids import random_bytes
 
 Durability = Literal["step", "turn"]
 OnCheckpointError = Literal["fail", "warn"]
@@ -49,7 +50,7 @@ log = logging.getLogger("agent_host.engine")
 
 def new_commit_id() -> str:
     """A fresh commit id whose beginning follows the clock, so that neighbours in time are neighbours in an index."""
-    return f"chk_{int(time.time() * 1000):012x}{uuid.uuid4().hex}"
+    return f"chk_{int(time.time() * 1000):012x}{random_bytes(16).hex()}"
 
 
 class StopSignal:
@@ -93,7 +94,8 @@ class Run:
     """One run of an opened lane. `sink` hears every event at once; it must not block.
 
     Without a publisher the run's boundaries stay in the lane: nothing outlives the process. `moved` tells whether the
-    session stands elsewhere than where the run found it; `settled` is what was waiting at the last boundary.
+    session stands elsewhere than where the run found it; `settled` is what was waiting at the last boundary, where
+    that is not in the lane's cells.
     """
 
     def __init__(self, lane: Lane, publisher: Publisher | None, sink: Sink, options: RunOptions) -> None:
@@ -217,8 +219,8 @@ class Run:
         merged = [_merged(frame, of_frame) for (frame, _), of_frame in zip(plans, effects, strict=True)]
         self._hold(settle(self.lane, plans, merged))
         for one in merged:
-            for name, count in one.usage.items():
-                self.usage[name] = self.usage.get(name, 0) + count
+            if one.usage:
+                self.usage = {name: self.usage.get(name, 0) + one.usage.get(name, 0) for name in self.usage | one.usage}
         await self._boundary("step", steps=1)
         self._emit("superstep_completed", checkpoint_id=self._here())
 
@@ -240,7 +242,6 @@ class Run:
         around, known = self._around, self.calls.notes
         around.iteration = self.iteration
         around.checkpoint_id = self._here()
-        around.open_requests = self.lane.open_requests() if self.lane.waits else ()
         around.seed, around.now = known.seed, known.began
 
     def _blank_notes(self) -> Notes:
@@ -277,7 +278,7 @@ class Run:
         return Surroundings(
             session_id=lane.session_id, iteration=0, checkpoint_id=None, seed="", now=0.0, clock=options.clock,
             codec=lane.codec, strict=self.publisher is not None, streaming=options.streaming, turn=options.turn,
-            open_requests=(), new_request_id=options.new_request_id, emit_delta=emit_delta,
+            is_open=lane.is_open, new_request_id=options.new_request_id, emit_delta=emit_delta,
             show_output=options.show_output,
         )  # fmt: skip
 
@@ -293,13 +294,18 @@ class Run:
             for event in self._settled_events(self._held):
                 self._sink(event)
         self.calls.notes = self._blank_notes()
-        self.settled = self.lane.unfinished()
+        if not self.lane.draft.stored:
+            self.settled = self.lane.unfinished()
 
     async def _settle(self, kind: CommitKind) -> None:
         """Commit and publish what has changed, then tell what that settles."""
         lane = self.lane
         await lane.settle()
-        commit = lane.commit(kind, self._commit_id, self.options.clock, steps=self._uncommitted_steps)
+        # A commit also where the cells happen to be equal: notes and keys belong to the commit they start from.
+        moved = self.options.durability == "step" and lane.draft.stored and (kind == "input" or self._uncommitted_steps)
+        commit = lane.commit(
+            kind, self._commit_id, self.options.clock, steps=self._uncommitted_steps, even_if_equal=bool(moved)
+        )
         stands_at = commit.id if commit is not None else lane.view.commit_id
         events = (*self._settled_events(self._held), *self._settled_events(self._questions, stands_at))
         if self.publisher is not None and (commit is not None or events):

@@ -44,6 +44,10 @@ class Settled(msgspec.Struct):
 def settle(lane: Lane, plans: Sequence[tuple[Frame, Plan]], merged: Sequence[Merged]) -> Settled:
     """Give every frame its new state; instances of nested workflows come before what stands around them."""
     settled = Settled()
+    if len(lane.frames) == 1:
+        for (frame, plan), amount in zip(plans, merged, strict=True):
+            _take_up(lane, frame, plan, amount, 0, {}, settled)
+        return settled
     rising: dict[cells.Path, list[tuple[str, Any]]] = {}
     work: dict[cells.Path, tuple[Plan, Merged, int]] = {}
     offset = 0
@@ -76,7 +80,7 @@ def _take_up(
     open_requests = dict(frame.waiting.requests)
     for executor, asked in merged.asked:
         request = frame.ask(executor, asked)
-        if frame.path and asked.request_id in lane.open_requests():
+        if frame.path and lane.is_open(asked.request_id):
             raise WorkflowRunnerException(f"A request with the id {asked.request_id!r} is open already.")
         open_requests[request.request_id] = request
         if frame.outward:

@@ -163,6 +163,8 @@ class Workflow:
 
         Raises `WorkflowBusyError` if the session has a run already, and whatever a handler raised; the session then
         stands at its last commit and can be run again at once.
+        Without a storage a message for a single executor is handed over as it is: if its handler changes the message
+        and then fails, the next attempt finds it changed. With a storage each attempt gets a copy of its own.
         """
         options = RunOptions(
             durability=durability, max_iterations=max_iterations, streaming=stream, turn=turn,

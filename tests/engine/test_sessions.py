@@ -94,6 +94,19 @@ async def test_history_goes_back_to_the_beginning() -> None:
     assert await workflow.history("unknown") == []
 
 
+async def test_pruning_keeps_what_was_made_last() -> None:
+    """After a reset the newest checkpoints are those of the new beginning, though their numbers are smaller."""
+    storage = InMemoryCheckpointStorage()
+    workflow = counting(storage)
+    for text in "abcde":
+        await workflow.run(text)
+    await workflow.reset()
+    await workflow.run("x")
+    await storage.prune("counting", keep_last=2)
+    assert [info.kind for info in await workflow.history()] == ["step", "input", "root"]
+    assert len(await storage.list_checkpoint_ids(workflow_name="counting", session_id="default")) == 2
+
+
 async def test_history_reads_no_values() -> None:
     """Looking at the past of a session does not load a single blob."""
     storage = InMemoryCheckpointStorage()

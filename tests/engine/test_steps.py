@@ -270,3 +270,31 @@ async def test_time_is_one_moment_in_a_superstep() -> None:
     began = time.time()
     await WorkflowBuilder(start_executor=a).add_edge(a, b).build().run("x")
     assert began <= seen["first"] < seen["second"] <= time.time()
+
+
+async def test_the_same_input_again_is_another_turn() -> None:
+    """A new input that equals the one an unfinished run has left has a commit, keys and notes of its own."""
+    seen: list[tuple[str, ...]] = []
+    storage = InMemoryCheckpointStorage()
+    workflow = WorkflowBuilder(start_executor=Identified(seen), name="n", checkpoint_storage=storage).build()
+    with pytest.raises(ConnectionError):
+        await workflow.run("fail")
+    await workflow.run("fail")
+    assert not set(seen[0]) & set(seen[1])
+    assert [info.kind for info in await workflow.history()].count("input") == 2
+
+
+async def test_a_superstep_that_changes_nothing_is_another_superstep() -> None:
+    """An executor that sends itself the same message again gets another key each time."""
+    keys: list[str] = []
+
+    @executor(id="again")
+    async def again(text: str, ctx: WorkflowContext[str]) -> None:
+        keys.append(ctx.idempotency_key)
+        if len(keys) < 4:
+            await ctx.send_message(text)
+
+    storage = InMemoryCheckpointStorage()
+    builder = WorkflowBuilder(start_executor=again, name="n", checkpoint_storage=storage)
+    await builder.add_edge(again, again).build().run("x")
+    assert len(set(keys)) == 4

@@ -285,7 +285,7 @@ def _encode_object(body: Body, value: Any) -> Any:
     assert stored is not None
     if getattr(value, "__pydantic_extra__", None):
         raise Unsupported(f"A {where(stored.cls)} has extra fields, which are not declared")
-    values = {}
+    values, pydantic = {}, is_pydantic(stored.cls)
     for name, hint in stored.fields.items():
         if name in stored.transient:
             _refuse_without_default(stored, name)
@@ -293,13 +293,13 @@ def _encode_object(body: Body, value: Any) -> Any:
         if not hasattr(value, name):
             raise Unsupported(f"The field {name!r} of a {where(stored.cls)} has not been set")
         item = getattr(value, name)
-        if not (is_pydantic(stored.cls) or fits(hint, item)):
+        if not (pydantic or fits(hint, item)):
             raise Unsupported(
                 f"The field {name!r} of a {where(stored.cls)} is declared as {type_name(hint)} and holds a "
                 f"{type(item).__name__}"
             )
         values[name] = body.child(item, f".{name}")
-    if is_pydantic(stored.cls):
+    if pydantic:
         _refuse_invalid(body, stored, value)
     return _Ext(OBJECT, pack([stored.tag, stored.version, values]))
 

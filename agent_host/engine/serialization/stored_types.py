@@ -86,7 +86,6 @@ def _is_frozen(cls: type) -> bool:
 def _defaults(cls: type) -> dict[str, Callable[[], Any]]:
     if annotations.is_named_tuple(cls):
         return {name: partial(_same, value) for name, value in cls._field_defaults.items()}  # type: ignore[attr-defined]  # by its shape
-    none: tuple[Any, ...] = (dataclasses.MISSING, msgspec.NODEFAULT)
     found: dict[str, Callable[[], Any]] = {}
     specs: Iterable[Any] = ()
     if dataclasses.is_dataclass(cls):
@@ -94,11 +93,15 @@ def _defaults(cls: type) -> dict[str, Callable[[], Any]]:
     elif annotations.is_struct(cls):
         specs = msgspec.structs.fields(cls)
     for spec in specs:
-        if spec.default not in none:
+        if _is_given(spec.default):
             found[spec.name] = partial(_same, spec.default)
-        elif spec.default_factory not in none:
+        elif _is_given(spec.default_factory):
             found[spec.name] = spec.default_factory
     return found
+
+
+def _is_given(default: Any) -> bool:
+    return default is not dataclasses.MISSING and default is not msgspec.NODEFAULT
 
 
 def _same(value: Any) -> Any:

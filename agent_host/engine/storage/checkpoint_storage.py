@@ -182,7 +182,6 @@ class CheckpointStorage:
             by_session.setdefault(commit.session_id, []).append(commit)
         removed: list[str] = []
         for session, commits in by_session.items():
-            commits.sort(key=lambda commit: commit.seq)
             head = await self.log.head(workflow_name, session)
             pauses = await find_pauses(commits, self.log.chain) if keep_pauses else set()
             removable = retention.removable(commits, {head} if head else (), pauses)
