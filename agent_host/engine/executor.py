@@ -61,11 +61,20 @@ class Executor:
 
     `shared=True` on the class (`class Lookup(Executor, shared=True)`) makes all its attributes configuration.
     `retry` calls a handler again that failed; a handler that takes longer than `timeout` seconds fails.
+    `factory` makes an equal executor: each conversation then works on one of its own instead of a copy, so that it may
+    hold objects that can be neither stored nor shared; those begin anew with each turn.
     """
 
     _agent_host_shared: ClassVar[bool] = False
 
-    def __init__(self, id: str, *, retry: RetryPolicy | None = None, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        id: str,
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        factory: "Callable[[], Executor] | None" = None,
+    ) -> None:
         given: object = id
         if not isinstance(given, str) or not _ID.fullmatch(id):
             raise WorkflowValidationError(
@@ -76,6 +85,7 @@ class Executor:
         self.id = id
         self._agent_host_retry = retry
         self._agent_host_timeout = timeout
+        self._agent_host_factory = factory
         for name, field in declared_fields(type(self)).items():
             if field.factory is not None or field.default is not _MISSING:
                 getattr(self, name)

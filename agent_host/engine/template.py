@@ -73,7 +73,8 @@ class Template:
     """An executor as the program built it.
 
     `own` holds the objects of the program's own, by attribute, that only an executor with hooks may have.
-    `reported` notes the foreign attributes that a warning has named.
+    `reported` notes the foreign attributes that a warning has named. With a `factory` each clone is made by it, and
+    `fresh` are the attributes of which each clone has one of its own that is never stored.
     """
 
     executor_id: str
@@ -85,6 +86,8 @@ class Template:
     foreign: tuple[str, ...]
     hooked: bool
     own: Mapping[str, Sequence[Any]]
+    factory: Callable[[], Executor] | None = None
+    fresh: frozenset[str] = frozenset()
     reported: set[str] = field(default_factory=set)
 
     @classmethod
@@ -96,6 +99,8 @@ class Template:
         rebound: dict[str, Callable[..., Any]] = {}
         foreign: list[str] = []
         own: dict[str, Sequence[Any]] = {}
+        fresh: set[str] = set()
+        factory = executor._agent_host_factory
         hooked = has_hooks(executor)
         codec.allow(_class_annotations(type(executor)).values())
         attributes = dict(vars(executor))
@@ -112,6 +117,9 @@ class Template:
                     fields[name] = pristine
                     attributes[name] = value
                     continue
+                if factory is not None and name in attributes:
+                    fresh.add(name)
+                    continue
                 refuse_own_methods(executor, name, value)
                 found = own_objects(executor, value, codec)
                 if found and not hooked:
@@ -125,11 +133,13 @@ class Template:
         warn_of_common_parts(executor.id, {name: pristine.value for name, pristine in fields.items()})
         return cls(
             executor.id, type(executor), attributes, fields, frozenset(shared), rebound, tuple(foreign),
-            hooked, own,
+            hooked, own, factory, frozenset(fresh),
         )  # fmt: skip
 
     def clone(self, stored: Mapping[str, bytes], codec: Codec, bodies: Mapping[bytes, Any]) -> Clone:
         """A copy with the lane's attributes: stored ones from `stored` (attribute to reference), others pristine."""
+        if self.factory is not None:
+            return self._made_by(self.factory, stored, codec, bodies)
         made = object.__new__(self.cls)
         taken: dict[str, tuple[Any, bytes]] = {}
         attributes = dict(self.attributes)
@@ -149,6 +159,27 @@ class Template:
         made.__dict__ = attributes
         watched = self.foreign and not self.hooked and _in_debug_mode()
         return Clone(made, taken, self.own, self._fingerprints(made) if watched else {})
+
+    def _made_by(
+        self, factory: Callable[[], Executor], stored: Mapping[str, bytes], codec: Codec, bodies: Mapping[bytes, Any]
+    ) -> Clone:
+        made = factory()
+        if type(made) is not self.cls or made.id != self.executor_id:
+            raise ExecutorStateError(
+                f"The factory of executor {self.executor_id!r} made {made!r}; it must make a {self.cls.__name__} with "
+                "the same id."
+            )
+        attributes = vars(made)
+        attributes.update({name: self.attributes[name] for name in self.shared if name in self.attributes})
+        for name in self.fields.keys() - attributes.keys():  # such as a list that stands on the class
+            attributes[name] = codec.decode(self.fields[name].encoded.reference, self.fields[name].encoded.blobs)
+        taken: dict[str, tuple[Any, bytes]] = {}
+        for name, reference in stored.items():
+            if name in self.shared or name in self.fresh or name in self.rebound:
+                continue  # an older program kept it; this one makes or shares it
+            attributes[name] = codec.decode(reference, bodies)
+            taken[name] = (attributes[name], reference)
+        return Clone(made, taken, self.own)
 
     def _fingerprints(self, clone: Executor) -> dict[str, Fingerprint]:
         return {name: Fingerprint.of(vars(clone).get(name), name) for name in self.foreign if name not in self.reported}
@@ -173,7 +204,7 @@ class Template:
             return
         attributes = vars(clone.executor)
         for name, value in attributes.items():
-            if name == "id" or name in self.shared or name.startswith(_ENGINE_OWN):
+            if name == "id" or name in self.shared or name in self.fresh or name.startswith(_ENGINE_OWN):
                 continue
             if name in self.foreign or name in self.rebound:
                 self._refuse_rebinding(name, value)
