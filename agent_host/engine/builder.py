@@ -24,11 +24,10 @@ from agent_host.engine.graph_policy import GraphChange, GraphPolicy, Migrate
 from agent_host.engine.reducers import Reducer
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
-from agent_host.engine.workflow import Workflow
+from agent_host.engine.workflow import UNNAMED, Workflow
 from agent_host.errors import WorkflowValidationError
 
 DEFAULT_MAX_ITERATIONS = 100
-UNNAMED = "workflow"
 
 Node = Any  # an Executor, or anything with as_executor()
 
@@ -52,11 +51,11 @@ class WorkflowBuilder:
 
     def __init__(
         self,
-        *,
-        start_executor: Node,
+        max_iterations: int = DEFAULT_MAX_ITERATIONS,
         name: str | None = None,
         description: str | None = None,
-        max_iterations: int = DEFAULT_MAX_ITERATIONS,
+        *,
+        start_executor: Node,
         checkpoint_storage: CheckpointStorage | None = None,
         output_from: "Sequence[Node] | Literal['all'] | None" = None,
         intermediate_output_from: "Sequence[Node] | Literal['all', 'all_other'] | None" = None,

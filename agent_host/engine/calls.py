@@ -54,18 +54,21 @@ class Calls:
     """Calls the handlers of one run.
 
     `notes` holds what is known of the superstep that runs next. `record` makes notes durable where the run commits
-    every superstep; without it they are kept in memory if `keeps_notes`.
+    every superstep; without it they are kept in memory if `keeps_notes`. `watched`: somebody looks at what goes into
+    the calls and comes out of them.
     """
 
     def __init__(
-        self, around: Surroundings, tell: Tell, *, record: Record | None, keeps_notes: bool, sleep: Sleep
-    ) -> None:
+        self, around: Surroundings, tell: Tell, *, record: Record | None, keeps_notes: bool, sleep: Sleep,
+        watched: bool,
+    ) -> None:  # fmt: skip
         self.notes = Notes("", 0.0)
         self._around = around
         self._tell = tell
         self._record = record
         self._keeps_notes = keeps_notes
         self._sleep = sleep
+        self._watched = watched
         self._receivers: Mapping[int, int] = {}
         self._several = False
         self._done: list[Done] = []
@@ -127,9 +130,10 @@ class Calls:
             if self._several and self._keeps_notes:
                 done = Done(frame, invocation, effect, dict(own_writes))
                 self._done.append(done)
+                more = self._running > 1 or number < len(invocations)
                 if number < len(invocations):
                     done.cells = await frame.snapshot(invocation.executor)
-                if self._record is not None and self._running > 1 and self._noting is None:
+                if self._record is not None and self._noting is None and more:
                     self._noting = asyncio.ensure_future(self._note_early())
         if left_behind is not None:
             await frame.adopt(invocations[-1].executor, left_behind)
@@ -171,11 +175,11 @@ class Calls:
         arguments = self._arguments(frame, invocation, again=again)
         handler = _handler(frame, call.handlers, invocation, arguments)
         context: WorkflowContext[Any, Any] = WorkflowContext(self._around, call)
+        self._tell("executor_invoked", executor_id=call.name, data=self._shown(arguments[-1]))
         if handler.takes_context:
             arguments = (*arguments, context)
         if handler.takes_self:
             arguments = (executor, *arguments)
-        self._tell("executor_invoked", executor_id=call.name)
         try:
             await _run(handler, arguments, executor._agent_host_timeout, call.name)
         except Exception as error:
@@ -188,7 +192,8 @@ class Calls:
             raise
         finally:
             effect = context._end()
-        self._tell("executor_completed", executor_id=call.name)
+        made = [sent.payload for sent in effect.sent] + [output.whole for output in effect.yielded]
+        self._tell("executor_completed", executor_id=call.name, data=self._shown(made) if made else None)
         effect.attempt = call.attempt
         return effect
 
@@ -206,6 +211,20 @@ class Calls:
             request, answer = delivered[0]
             return request, answer
         return (delivered if invocation.joined else delivered[0],)
+
+    def _shown(self, value: Any) -> Any:
+        """A copy for whoever watches the run; the value itself if it cannot be copied. None where nobody watches."""
+        codec = self._around.codec
+        if not self._watched:
+            return None
+        if type(value) is list:  # what a join delivers, or a call has made
+            return [self._shown(item) for item in value]
+        if codec.is_immutable(value):
+            return value
+        try:
+            return codec.decode(codec.encode(value, split=False).reference)
+        except UnsupportedValueError:
+            return value
 
     # --- Notes ---
 
@@ -244,7 +263,7 @@ class Calls:
             if self._record is not None:
                 try:
                     entries[key] = notes.encode(finished, self._around.codec)
-                except UnsupportedValueError as error:  # an event's data may be anything; the call is then repeated
+                except UnsupportedValueError as error:  # an output may be anything; the call is then repeated
                     log.debug("A finished call of %r cannot be noted: %s", executor, error)
         if self._record is not None and entries:
             await self._record(entries)

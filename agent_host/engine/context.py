@@ -16,7 +16,7 @@ from typing_extensions import TypeVar
 
 from agent_host.engine import annotations
 from agent_host.engine.effects import Asked, Effect, Sent, Yielded
-from agent_host.engine.events import CustomEvent
+from agent_host.engine.events import RESERVED, CustomEvent, WorkflowEvent
 from agent_host.engine.handlers import HandlerTable
 from agent_host.engine.journal import Journal
 from agent_host.engine.reducers import MISSING, Reducer, SharedState, reduce_state
@@ -84,6 +84,7 @@ class Surroundings(msgspec.Struct):
     is_open: Callable[[str], bool]
     new_request_id: Callable[[], str]
     emit_delta: Callable[["Call", int, str], None]
+    tell: Callable[["Call", WorkflowEvent], None]
     show_output: Callable[[Any], Any] | None = None
 
 
@@ -171,9 +172,19 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         self._effect.asked.append(Asked(name, request_data, response_type, expires_at, defaults))
         return DONE
 
-    def add_event(self, event: CustomEvent) -> _Done:
-        """Put an event of the handler's own into the run's stream, when the superstep has merged."""
-        self._effect.events.append(event)
+    def add_event(self, event: WorkflowEvent | CustomEvent) -> _Done:
+        """Tell an event of the handler's own at once: progress, for whoever watches the run.
+
+        Raises `WorkflowRunnerException` for the types that the engine itself tells.
+        """
+        self._refuse_late("add_event")
+        if event.type in RESERVED:
+            raise WorkflowRunnerException(
+                f"Executor {self._call.name!r} tells an event of type {event.type!r}, which only the engine does. "
+                "Use another type, or yield_output for outputs."
+            )
+        made = event if isinstance(event, WorkflowEvent) else WorkflowEvent(event.type, event.data)
+        self._around.tell(self._call, made)
         return DONE
 
     def add_usage(self, **tokens: int) -> None:

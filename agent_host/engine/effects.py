@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 
-from agent_host.engine.events import CustomEvent
 from agent_host.engine.serialization.codec import Encoded
 
 
@@ -53,8 +52,9 @@ class Replied(msgspec.Struct, frozen=True):
 class Effect(msgspec.Struct):
     """What one invocation did.
 
-    `writes` are new values of shared state, `updates` those for keys with a reducer, in order. `journal`, if not
-    None, is what the executor keeps of its steps because it waits for an answer in the middle of a function.
+    `writes` are new values of shared state, `updates` those for keys with a reducer, in order. `closed` names open
+    requests that nobody is to answer any more. `journal`, if not None, is what the executor keeps of its steps because
+    it waits for an answer in the middle of a function.
     """
 
     executor_id: str
@@ -63,8 +63,8 @@ class Effect(msgspec.Struct):
     asked: list[Asked] = msgspec.field(default_factory=list)
     writes: dict[str, Encoded | None] = msgspec.field(default_factory=dict)
     updates: dict[str, list[Encoded]] = msgspec.field(default_factory=dict)
-    events: list[CustomEvent] = msgspec.field(default_factory=list)
     usage: dict[str, int] = msgspec.field(default_factory=dict)
     nested: list[Entered | Replied] = msgspec.field(default_factory=list)
+    closed: list[str] = msgspec.field(default_factory=list)
     journal: dict[int, Encoded] | None = None
     attempt: int = 0

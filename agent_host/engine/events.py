@@ -1,7 +1,7 @@
 """What a run tells while it happens, and what it returns.
 
-Rule 1: live events (`executor_*`, `output_delta`) are hints; they may be followed by the failure of the superstep
-        they belong to.
+Rule 1: live events (`executor_*`, `output_delta`, a handler's own) are hints; they may be followed by the failure
+        of the superstep they belong to.
 Rule 2: settled events (`output`, `intermediate`, `request_info`) come after their superstep has merged, in an
         order that does not depend on which executor was faster, and `request_info` only when the commit that
         holds the request is durable.
@@ -11,7 +11,7 @@ import enum
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -62,18 +62,20 @@ class OutputKey:
     attempt: int = 0
 
 
-class WorkflowEvent(msgspec.Struct, frozen=True, kw_only=True):
+class WorkflowEvent(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """One event of a run. Which fields are set depends on `type`; `sequence` counts from 0 within the run.
+
+    A handler may make events of its own, also of a subclass with more fields, and tell them with `ctx.add_event`.
 
     `checkpoint_id` is the commit a superstep started from or reached, or the one that holds a request; None where
     a run commits only at rest.
     """
 
-    type: WorkflowEventType
-    session_id: str
-    sequence: int
-    iteration: int = 0
+    type: str
     data: Any = None
+    session_id: str = ""
+    sequence: int = 0
+    iteration: int = 0
     executor_id: str | None = None
     checkpoint_id: str | None = None
     state: WorkflowRunState | None = None
@@ -91,10 +93,14 @@ class WorkflowEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CustomEvent(msgspec.Struct, frozen=True):
-    """What `ctx.add_event` takes when a handler wants to say something of its own."""
+    """The short form of a handler's own event: a type of its own choice, or "warning", "error", "status"."""
 
-    type: Literal["warning", "error", "status"]
+    type: str
     data: Any = None
+
+
+RESERVED = frozenset(get_args(WorkflowEventType)) - {"warning", "error", "status"}
+"""Types of events that only the engine tells."""
 
 
 class WorkflowRunResult(list[WorkflowEvent]):

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from agent_host.engine import annotations, cells
 from agent_host.engine.definition import Definition
@@ -28,6 +29,7 @@ class OpenRequest(msgspec.Struct, frozen=True):
     """A question that waits for its answer.
 
     `expires_at` is in seconds since the epoch; `default` holds the answer that is taken then, if there is one.
+    `number` orders the requests of a lane as they were asked.
     """
 
     request_id: str
@@ -36,6 +38,7 @@ class OpenRequest(msgspec.Struct, frozen=True):
     response_name: str
     expires_at: float | None = None
     default: tuple[Any, ...] = ()
+    number: int = 0
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -121,7 +124,6 @@ class Frame:
     def _read_waiting(self) -> Waiting:
         queue: list[Queued] = []
         joins: dict[JoinKey, tuple[Payload, ...]] = {}
-        requests: dict[str, OpenRequest] = {}
         decode, bodies = self.codec.decode, self.draft.bodies
         for _, reference in cells.under(cells.QUEUE, self._stored):
             source, target, kind, request_id, response_name, _ = decode(reference, bodies)
@@ -130,9 +132,8 @@ class Frame:
         for key, reference in cells.under(cells.JOIN, self._stored):
             where = cells.split_join_key(key)
             joins[where] = (*joins.get(where, ()), StoredPayload(Encoded(reference), self.codec, bodies))
-        for _, reference in cells.under(cells.REQUEST, self._stored):
-            request = OpenRequest(*decode(reference, bodies))
-            requests[request.request_id] = request
+        found = [OpenRequest(*decode(reference, bodies)) for _, reference in cells.under(cells.REQUEST, self._stored)]
+        requests = {request.request_id: request for request in sorted(found, key=lambda one: one.number)}
         waiting = Waiting(tuple(queue), joins, requests)
         self._refuse_homeless(waiting)
         return waiting
@@ -211,7 +212,7 @@ class Frame:
             payload = LivePayload(value, self.codec)
         return Queued(source, target, kind, payload, request_id, response_name)
 
-    def ask(self, executor_id: str, asked: Asked) -> OpenRequest:
+    def ask(self, executor_id: str, asked: Asked, *, number: int) -> OpenRequest:
         """The request as it will stand in the lane."""
         table = self.clones[executor_id].executor.handler_table
         name = annotations.name(asked.response_type)
@@ -219,7 +220,7 @@ class Frame:
             # It could not be found again: what the handler takes instead.
             responder = table.responder(asked.data, asked.response_type)
             name = annotations.name(responder.response) if responder is not None else name
-        return OpenRequest(asked.request_id, executor_id, asked.data, name, asked.expires_at, asked.default)
+        return OpenRequest(asked.request_id, executor_id, asked.data, name, asked.expires_at, asked.default, number)
 
     def journal(self, executor_id: str) -> dict[int, Encoded]:
         """The results of steps that a function which waits for an answer has kept, by position."""
@@ -324,11 +325,8 @@ class Frame:
         return self.codec.encode([*(head or (None, None, "message", None, None)), payload.peek()])
 
     def _encode_request(self, request: OpenRequest) -> Encoded:
-        content = [request.request_id, request.executor, request.data, request.response_name]
-        if request.expires_at is not None:
-            content += [request.expires_at, request.default]
         try:
-            return self.codec.encode(content)
+            return self.codec.encode(list(structs.astuple(request)))
         except UnsupportedValueError as error:
             raise UnsupportedValueError(
                 f"A request of {self.name(request.executor)!r} cannot be stored: {error}"
@@ -350,13 +348,10 @@ def _journals(stored: Mapping[str, bytes]) -> dict[str, dict[int, bytes]]:
     return found
 
 
-_BUILT_IN = {cls.__qualname__: cls for cls in (str, int, float, bool, bytes, list, tuple, dict, set, frozenset)}
-
-
 def response_type(name: str, table: HandlerTable, codec: Codec) -> Any:
     """The annotation that an open request was stored with; None if this program has no such type."""
     for responder in table.responders:
         for hint in (responder.response, *annotations.members(responder.response)):
             if annotations.name(hint) == name:
                 return hint
-    return _BUILT_IN.get(name) or codec.class_named(name)
+    return codec.annotation_named(name)

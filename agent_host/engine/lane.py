@@ -100,12 +100,13 @@ class Lane:
         return {path: frame.waiting for path, frame in self.frames.items()}
 
     def open_requests(self) -> dict[str, tuple[Frame, OpenRequest]]:
-        """Every open request by its id, at whatever depth it was asked."""
-        return {
-            request_id: (frame, request)
-            for frame in self.frames.values()
-            for request_id, request in frame.waiting.requests.items()
-        }
+        """Every open request by its id, in the order in which they were asked, at whatever depth."""
+        found = [(frame, request) for frame in self.frames.values() for request in frame.waiting.requests.values()]
+        return {request.request_id: (frame, request) for frame, request in sorted(found, key=lambda one: one[1].number)}
+
+    def next_request(self) -> int:
+        """The number of the next request: greater than that of any which is open."""
+        return 1 + max((request.number for _, request in self.open_requests().values()), default=0)
 
     def is_open(self, request_id: str) -> bool:
         """Whether a request with this id waits for its answer."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from agent_host.engine.effects import Asked, Effect, Entered, Replied, Sent, Yielded
-from agent_host.engine.events import CustomEvent
 from agent_host.engine.serialization.codec import Encoded
 from agent_host.errors import StateConflictError, WorkflowRunnerException
 
@@ -27,9 +26,9 @@ class Merged(msgspec.Struct, frozen=True):
     yielded: list[tuple[int, int, str, Yielded, int]]
     asked: list[tuple[str, Asked]]
     writes: dict[str, Encoded | None]
-    events: list[tuple[str, CustomEvent]]
     usage: dict[str, int]
     nested: list[tuple[str, Entered | Replied]]
+    closed: list[str]
     journals: dict[str, dict[int, Encoded]]
 
 
@@ -71,8 +70,8 @@ def merge(effects: Sequence[Effect], reduce: Reduce) -> Merged:
         ],
         asked=list(asked.values()),
         writes=writes,
-        events=[(effect.executor_id, event) for effect in effects for event in effect.events],
         usage=usage,
+        closed=[name for effect in effects for name in effect.closed],
         nested=[(effect.executor_id, entry) for effect in effects for entry in effect.nested],
         journals={effect.executor_id: effect.journal for effect in effects if effect.journal is not None},
     )

@@ -12,7 +12,6 @@ import msgspec
 
 from agent_host.engine import annotations, cells
 from agent_host.engine.effects import Asked, Effect, Entered, Replied, Sent, Yielded
-from agent_host.engine.events import CustomEvent
 from agent_host.engine.executor import Executor
 from agent_host.engine.frame import response_type
 from agent_host.engine.lane import Lane
@@ -76,11 +75,11 @@ def encode(finished: Finished, codec: Codec) -> bytes:
         [[a.request_id, a.data, annotations.name(a.response_type), a.expires_at, a.default] for a in effect.asked],
         _cells_out(effect.writes),
         {key: [_out(update) for update in updates] for key, updates in effect.updates.items()},
-        [[event.type, event.data] for event in effect.events],
         effect.usage,
         [[e.payload] if isinstance(e, Entered) else [e.request_id, e.answer] for e in effect.nested],
         None if effect.journal is None else [[position, _out(entry)] for position, entry in effect.journal.items()],
         effect.attempt,
+        effect.closed,
         _cells_out(finished.cells),
         _cells_out(finished.own_writes),
     ]
@@ -90,7 +89,7 @@ def encode(finished: Finished, codec: Codec) -> bytes:
 def decode(data: bytes, codec: Codec, executors: Mapping[str, Executor]) -> Finished | None:
     """A finished call from its bytes; None if its executor is not among `executors`."""
     (
-        executor, kind, sent, yielded, asked, writes, updates, events, usage, nested, journal, attempt, cells, own,
+        executor, kind, sent, yielded, asked, writes, updates, usage, nested, journal, attempt, closed, cells, own,
     ) = codec.decode(data)  # fmt: skip
     if executor not in executors:
         return None
@@ -105,10 +104,10 @@ def decode(data: bytes, codec: Codec, executors: Mapping[str, Executor]) -> Fini
         ],
         writes=_cells_in(writes),
         updates={key: [_in(update) for update in found] for key, found in updates.items()},
-        events=[CustomEvent(event, content) for event, content in events],
         usage=usage,
         nested=[Entered(*entry) if len(entry) == 1 else Replied(*entry) for entry in nested],
         journal=None if journal is None else {position: _in(entry) for position, entry in journal},
+        closed=closed,
         attempt=attempt,
     )
     return Finished(executor, kind, effect, _cells_in(cells), _cells_in(own))

@@ -6,6 +6,7 @@ Every function that changes a lane checks everything first; if it raises, nothin
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
 from msgspec.structs import replace
 
 from agent_host.engine import annotations
@@ -32,10 +33,21 @@ def answered(frame: Frame, request: OpenRequest, value: Any) -> Queued:
             f"{type(request.data).__qualname__} answered by {name}."
         )
     if not annotations.matcher(wanted)(value):
-        raise WorkflowRunnerException(
-            f"The answer to request {request.request_id!r} must be a {name}, not a {type(value).__qualname__}."
-        )
+        value = _converted(request, wanted, value)
     return frame.enqueue(executor, executor, "response", (request.data, value), request.request_id, name)
+
+
+def _converted(request: OpenRequest, wanted: Any, value: Any) -> Any:
+    """An answer given as plain JSON values as what was asked for: a model, a dataclass, an enum, a float."""
+    try:
+        if isinstance(wanted, type) and annotations.is_pydantic(wanted):
+            return wanted.model_validate(value)  # type: ignore[attr-defined]  # by its shape
+        return msgspec.convert(value, wanted)
+    except (ValueError, TypeError):  # both libraries raise kinds of these
+        raise WorkflowRunnerException(
+            f"The answer to request {request.request_id!r} must be a {request.response_name}, not a "
+            f"{type(value).__qualname__}."
+        ) from None
 
 
 def take(lane: Lane, responses: Mapping[str, Any], now: float) -> None:

@@ -11,17 +11,41 @@ from agent_host.engine.tasks import end
 from agent_host.errors import WorkflowRunnerException
 
 
+class Reader:
+    """What a run and the reader of its stream share, so that neither holds the other."""
+
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[WorkflowEvent | None] = asyncio.Queue()
+        self._wants_more = asyncio.Event()
+
+    def put(self, event: WorkflowEvent | None) -> None:
+        """Hand over an event, or None for the end."""
+        self._wants_more.clear()
+        self._events.put_nowait(event)
+
+    async def next(self) -> WorkflowEvent | None:
+        """The next event, when there is one; None at the end."""
+        if self._events.empty():
+            self._wants_more.set()
+        return await self._events.get()
+
+    async def caught_up(self) -> None:
+        """Wait until everything has been read and the reader asks for more."""
+        await self._wants_more.wait()
+
+
 class ResponseStream:
-    """The events of a run while it happens. Nothing starts before the first event is asked for.
+    """The events of a run while it happens. Nothing starts before the first event is asked for, and no superstep
+    before all events of the one before it are read.
 
     Iterate it, then `get_final_response()` for the result. Leaving early is fine: `close()`, the end of an
     `async with` block, or dropping the stream ends the run, whose tasks are cancelled and awaited.
     """
 
-    def __init__(self, start: "_Start", stop: Callable[[], None]) -> None:
+    def __init__(self, start: "_Start", stop: Callable[[], None], reader: Reader) -> None:
         self._start = start
         self._stop = stop
-        self._waiting: asyncio.Queue[WorkflowEvent | None] = asyncio.Queue()
+        self._reader = reader
         self._task: asyncio.Task[WorkflowRunResult] | None = None
         self._closed = False
 
@@ -31,13 +55,13 @@ class ResponseStream:
     async def __anext__(self) -> WorkflowEvent:
         task = self._running()
         try:
-            event = await self._waiting.get()
+            event = await self._reader.next()
         except asyncio.CancelledError:
             await self.close()
             raise
         if event is not None:
             return event
-        self._waiting.put_nowait(None)  # the end is the end, however often it is asked for
+        self._reader.put(None)  # the end is the end, however often it is asked for
         if not self._closed:
             self._closed = True
             task.result()
@@ -82,9 +106,9 @@ class ResponseStream:
             if self._closed:
                 raise StopAsyncIteration
             # Neither the task nor its callback may hold the stream: dropping the stream ends the run.
-            waiting = self._waiting
-            self._task = asyncio.ensure_future(self._start(waiting.put_nowait, weakref.ref(self)))
-            self._task.add_done_callback(lambda task: _tell_end(task, waiting))
+            reader = self._reader
+            self._task = asyncio.ensure_future(self._start(reader.put, weakref.ref(self)))
+            self._task.add_done_callback(lambda task: _tell_end(task, reader))
         return self._task
 
 
@@ -93,7 +117,7 @@ _Start = Callable[
 ]
 
 
-def _tell_end(task: "asyncio.Task[WorkflowRunResult]", waiting: "asyncio.Queue[WorkflowEvent | None]") -> None:
+def _tell_end(task: "asyncio.Task[WorkflowRunResult]", reader: Reader) -> None:
     if not task.cancelled():
         task.exception()  # seen: it may be that nobody asks for it
-    waiting.put_nowait(None)
+    reader.put(None)

@@ -70,9 +70,10 @@ class RunOptions:
     """How a run behaves.
 
     `branch`: the run starts elsewhere than where its session stands. `on_checkpoint_error="warn"` lets a run go on
-    whose boundary could not be stored; the next one that can be stored holds it too. `show_output` turns an output
-    into what is told of it, or refuses it by raising; `hears` names the events the sink wants, None all of them.
-    `clock` gives seconds since the epoch; ids, time and waiting can be set for tests.
+    whose boundary could not be stored; the next one that can be stored holds it too. `pace` is awaited between
+    supersteps. `show_output` turns an output into what is told of it, or refuses it by raising; `hears` names the
+    events the sink wants, None all of them. `clock` gives seconds since the epoch; ids, time and waiting can be set
+    for tests.
     """
 
     durability: Durability = "step"
@@ -82,8 +83,9 @@ class RunOptions:
     branch: bool = False
     on_checkpoint_error: OnCheckpointError = "fail"
     stop: StopSignal = field(default_factory=StopSignal)
+    pace: Callable[[], Awaitable[None]] | None = None
     show_output: Callable[[Any], Any] | None = None
-    hears: frozenset[WorkflowEventType] | None = None
+    hears: frozenset[str] | None = None
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     new_commit_id: Callable[[], str] = new_commit_id
@@ -123,6 +125,7 @@ class Run:
         self.calls = Calls(
             self._around, self._emit, record=publisher.record if publisher is not None and steps else None,
             keeps_notes=steps, sleep=options.sleep,
+            watched=options.hears is None or bool(options.hears & {"executor_invoked", "executor_completed"}),
         )  # fmt: skip
         self.calls.notes = self._blank_notes()
 
@@ -192,6 +195,8 @@ class Run:
                     self._refuse_endless()
                     self.iteration += 1
                     await self._superstep()
+                    if self.options.pace is not None and self.lane.queued:
+                        await self.options.pace()
             if self.options.durability == "turn":
                 await self._settle("step")
             self.at_rest = self.moved = True
@@ -270,15 +275,21 @@ class Run:
                 output=OutputKey(self.iteration, call.index, number, call.attempt),
                 intermediate=shown.kind == "intermediate",
             )  # fmt: skip
+            at_once(event)
+
+        def tell(call: Call, event: WorkflowEvent) -> None:
+            at_once(functools.partial(self._tell_custom, call.name, event))
+
+        def at_once(told: Callable[[], None]) -> None:
             if _on_loop(loop):
-                event()
+                told()
             else:
-                loop.call_soon_threadsafe(event)
+                loop.call_soon_threadsafe(told)
 
         return Surroundings(
             session_id=lane.session_id, iteration=0, checkpoint_id=None, seed="", now=0.0, clock=options.clock,
             codec=lane.codec, strict=self.publisher is not None, streaming=options.streaming, turn=options.turn,
-            is_open=lane.is_open, new_request_id=options.new_request_id, emit_delta=emit_delta,
+            is_open=lane.is_open, new_request_id=options.new_request_id, emit_delta=emit_delta, tell=tell,
             show_output=options.show_output,
         )  # fmt: skip
 
@@ -432,6 +443,14 @@ class Run:
             type=kind, session_id=self.lane.session_id, sequence=sequence, iteration=self.iteration, **fields
         )
 
+    def _tell_custom(self, executor: str, event: WorkflowEvent) -> None:
+        if self._hears is None or event.type in self._hears:
+            sequence, self._sequence = self._sequence, self._sequence + 1
+            self._sink(replace(
+                event, session_id=self.lane.session_id, sequence=sequence, iteration=self.iteration,
+                executor_id=executor,
+            ))  # fmt: skip
+
     def _warn(self, text: str) -> None:
         self._emit("warning", data=text)
 
@@ -446,8 +465,6 @@ class Run:
                 "data": output.value, "executor_id": output.executor_id, "streamed": output.streamed,
                 "output": OutputKey(self.iteration, output.invocation, output.number, output.attempt),
             }))  # fmt: skip
-        for executor, event in settled.events:
-            self._held.append((event.type, {"data": event.data, "executor_id": executor}))
         for frame, request, response_type in settled.asked:
             self._questions.append(("request_info", {
                 "data": request.data, "executor_id": frame.name(request.executor), "request_id": request.request_id,

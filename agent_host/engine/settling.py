@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from agent_host.engine import cells, requests
 from agent_host.engine.effects import Entered, Replied, Yielded
-from agent_host.engine.events import CustomEvent, WorkflowEvent
+from agent_host.engine.events import WorkflowEvent
 from agent_host.engine.frame import Frame, OpenRequest, Waiting
 from agent_host.engine.lane import Lane
 from agent_host.engine.merging import Merged
@@ -37,7 +37,6 @@ class Settled(msgspec.Struct):
     """What a superstep tells the outside, in an order that does not depend on who was faster."""
 
     outputs: list[SettledOutput] = msgspec.field(default_factory=list)
-    events: list[tuple[str, CustomEvent]] = msgspec.field(default_factory=list)
     asked: list[tuple[Frame, OpenRequest, Any]] = msgspec.field(default_factory=list)
 
 
@@ -77,9 +76,10 @@ def _take_up(
     settled: Settled,
 ) -> None:
     sent = [frame.enqueue(source, sent.target, "message", sent.payload) for source, sent in merged.sent]
-    open_requests = dict(frame.waiting.requests)
-    for executor, asked in merged.asked:
-        request = frame.ask(executor, asked)
+    open_requests = {name: one for name, one in frame.waiting.requests.items() if name not in merged.closed}
+    number = lane.next_request() if merged.asked else 0
+    for later, (executor, asked) in enumerate(merged.asked):
+        request = frame.ask(executor, asked, number=number + later)
         if frame.path and lane.is_open(asked.request_id):
             raise WorkflowRunnerException(f"A request with the id {asked.request_id!r} is open already.")
         open_requests[request.request_id] = request
@@ -95,7 +95,6 @@ def _take_up(
         _go_down(lane, frame, executor, entry)
     for index, number, executor, output, attempt in merged.yielded:
         _yield_around(lane, frame, executor, output, (offset + index, number, attempt), rising, settled)
-    settled.events += [(frame.name(executor), event) for executor, event in merged.events]
 
 
 def _go_down(lane: Lane, frame: Frame, executor: str, entry: Entered | Replied) -> None:

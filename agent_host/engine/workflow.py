@@ -23,7 +23,7 @@ from agent_host.engine.graph_data import workflow_to_data
 from agent_host.engine.history import CheckpointInfo, ancestors, next_executors
 from agent_host.engine.lane import Lane, Unfinished
 from agent_host.engine.notes import Notes
-from agent_host.engine.response_stream import ResponseStream
+from agent_host.engine.response_stream import Reader, ResponseStream
 from agent_host.engine.runner import Durability, OnCheckpointError, Run, RunOptions, new_commit_id
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage, InMemoryCheckpointStorage
@@ -35,9 +35,11 @@ from agent_host.errors import (
     WorkflowCheckpointException,
     WorkflowConflictError,
     WorkflowException,
+    WorkflowValidationError,
 )
 
 DEFAULT_SESSION = "default"
+UNNAMED = "workflow"
 log = logging.getLogger("agent_host.engine")
 
 
@@ -46,7 +48,7 @@ class _Nothing:
         return "<no message>"
 
 
-_NO_MESSAGE: Any = _Nothing()
+_NOTHING: Any = _Nothing()
 
 
 class _Claim:
@@ -93,7 +95,7 @@ class _Request:
     def __post_init__(self) -> None:
         if not self.session_id:
             raise ValueError("session_id must not be empty.")
-        if self.message is not _NO_MESSAGE and self.responses:
+        if self.message is not _NOTHING and self.responses:
             raise ValueError("run() takes a message or responses, not both.")
 
 
@@ -140,7 +142,7 @@ class Workflow:
     ) -> "ResponseStream": ...  # fmt: skip
     def run(
         self,
-        message: Any = _NO_MESSAGE,
+        message: Any = _NOTHING,
         *,
         stream: bool = False,
         responses: Mapping[str, Any] | None = None,
@@ -155,7 +157,8 @@ class Workflow:
     ) -> "Coroutine[Any, Any, WorkflowRunResult] | ResponseStream":
         """Run the workflow in a session until nothing is queued.
 
-        `message` is a new input, `responses` answers open requests by id; with neither, queued work goes on.
+        `message` is a new input (None is one only if the start executor takes it), `responses` answers open requests
+        by id; with neither, queued work goes on.
         `checkpoint_id` starts from that commit instead of the session's head; it may be combined with either.
         `durability="step"` commits every superstep, `"turn"` once at rest. A checkpoint that cannot be stored fails
         the run, or is a warning with `on_checkpoint_error="warn"`. `turn` is handed to handlers as `ctx.turn`. With
@@ -166,16 +169,18 @@ class Workflow:
         Without a storage a message for a single executor is handed over as it is: if its handler changes the message
         and then fails, the next attempt finds it changed. With a storage each attempt gets a copy of its own.
         """
+        reader = Reader()
         options = RunOptions(
             durability=durability, max_iterations=max_iterations, streaming=stream, turn=turn,
-            on_checkpoint_error=on_checkpoint_error,
+            on_checkpoint_error=on_checkpoint_error, pace=reader.caught_up if stream else None,
         )  # fmt: skip
+        given = _NOTHING if message is None and not self.get_start_executor().can_handle(None) else message
         request = _Request(
-            message, responses, session_id, checkpoint_id, checkpoint_storage or self._storage, options,
+            given, responses, session_id, checkpoint_id, self._storage_for(checkpoint_storage), options,
             include_status_events,
         )  # fmt: skip
         if stream:
-            return ResponseStream(lambda sink, owner: self._run(request, sink, owner), options.stop.request)
+            return ResponseStream(lambda sink, owner: self._run(request, sink, owner), options.stop.request, reader)
         return self._run(request)
 
     async def _run(
@@ -238,10 +243,12 @@ class Workflow:
     async def _drive(self, run: Run, request: _Request) -> None:
         """Feed the run, let it come to rest, and note where the session stands if it lives in this process."""
         try:
-            if request.message is not _NO_MESSAGE:
+            if request.message is not _NOTHING:
                 await run.start(request.message)
             elif request.responses:
                 await run.answer(request.responses)
+                if request.checkpoint_id:
+                    run.tell_open_requests()
             else:
                 await run.resume()
                 run.tell_open_requests()
@@ -287,7 +294,7 @@ class Workflow:
         Costs nothing but the root commit of a new session. Refused with `WorkflowBusyError` during a run, and with
         `WorkflowCheckpointException` while messages are queued; open requests are part of the checkpoint.
         """
-        storage = checkpoint_storage or self._storage
+        storage = self._storage_for(checkpoint_storage)
         async with self._idle(storage, session_id):
             definition = await self.definition()
             if storage is None:
@@ -326,7 +333,7 @@ class Workflow:
 
         Its earlier checkpoints stay and can be run from. Refused with `WorkflowBusyError` during a run.
         """
-        storage = checkpoint_storage or self._storage
+        storage = self._storage_for(checkpoint_storage)
         async with self._idle(storage, session_id):
             definition = await self.definition()
             root = definition.root
@@ -346,7 +353,7 @@ class Workflow:
         self, session_id: str = DEFAULT_SESSION, *, checkpoint_storage: CheckpointStorage | None = None
     ) -> str | None:
         """The head of a session in its storage; None if there is none."""
-        storage = checkpoint_storage or self._storage
+        storage = self._storage_for(checkpoint_storage)
         return await storage.log.head(self.name, session_id) if storage is not None else None
 
     async def fork(
@@ -356,7 +363,7 @@ class Workflow:
 
         Copies nothing. Refused with `WorkflowConflictError` if the session exists already.
         """
-        storage = checkpoint_storage or self._storage
+        storage = self._storage_for(checkpoint_storage)
         async with self._idle(storage, session_id):
             definition = await self.definition()
             if storage is None:
@@ -383,7 +390,7 @@ class Workflow:
 
         Raises `WorkflowCheckpointException` without a storage: a session in this process keeps no past.
         """
-        storage = checkpoint_storage or self._storage
+        storage = self._storage_for(checkpoint_storage)
         if storage is None:
             raise WorkflowCheckpointException(
                 f"The workflow {self.name!r} has no checkpoint storage, so its sessions have no history. "
@@ -404,7 +411,7 @@ class Workflow:
         Asks conditions and selections of the graph, and calls no handler.
         """
         request = _Request(
-            _NO_MESSAGE, None, session_id, checkpoint_id, checkpoint_storage or self._storage, RunOptions(), False
+            _NOTHING, None, session_id, checkpoint_id, self._storage_for(checkpoint_storage), RunOptions(), False
         )
         run, _ = await self._open(await self.definition(), request, lambda event: None)
         return await next_executors(run.lane)
@@ -421,9 +428,9 @@ class Workflow:
         Raises `UnknownRequestError`, and drops nothing, if one of them is not open. Refused with
         `WorkflowBusyError` during a run.
         """
-        storage = checkpoint_storage or self._storage
+        storage = self._storage_for(checkpoint_storage)
         async with self._idle(storage, session_id):
-            request = _Request(_NO_MESSAGE, None, session_id, None, storage, RunOptions(), False)
+            request = _Request(_NOTHING, None, session_id, None, storage, RunOptions(), False)
             run, _ = await self._open(await self.definition(), request, lambda event: None)
             outward = [name for name, (frame, _) in run.lane.open_requests().items() if frame.outward]
             dropped = list(request_ids) if request_ids is not None else outward
@@ -480,9 +487,7 @@ class Workflow:
     @property
     def output_types(self) -> list[Any]:
         """The types that executors declare to yield as output, without those that declare nothing."""
-        yielding = [
-            executor for executor in self.graph.executors.values() if self.outputs.kind(executor.id) == "output"
-        ]
+        yielding = self.get_output_executors()
         return list(dict.fromkeys(hint for executor in yielding for hint in executor.workflow_output_types))
 
     @property
@@ -492,6 +497,12 @@ class Workflow:
 
     def get_start_executor(self) -> Executor:
         return self.graph.executors[self.graph.start]
+
+    def get_output_executors(self) -> list[Executor]:
+        return [executor for name, executor in self.graph.executors.items() if self.outputs.kind(name) == "output"]
+
+    def get_intermediate_executors(self) -> list[Executor]:
+        return [one for name, one in self.graph.executors.items() if self.outputs.kind(name) == "intermediate"]
 
     def get_executors_list(self) -> list[Executor]:
         return list(self.graph.executors.values())
@@ -506,6 +517,14 @@ class Workflow:
             if self._definition is None:  # else another task was faster
                 self._definition = made
         return self._definition
+
+    def _storage_for(self, given: CheckpointStorage | None) -> CheckpointStorage | None:
+        if given is not None and self.name == UNNAMED:
+            raise WorkflowValidationError(
+                "A workflow with a checkpoint storage needs a name: checkpoints are found by it after a restart. "
+                "Give one to the builder: WorkflowBuilder(name=...)."
+            )
+        return given or self._storage
 
     # --- The claim on a session ---
 

@@ -12,7 +12,7 @@ import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from agent_host.engine import annotations
-from agent_host.engine.events import OutputKey, WorkflowEvent, WorkflowEventType
+from agent_host.engine.events import OutputKey, WorkflowEvent
 from agent_host.errors import UnsupportedValueError
 from agent_host.foundry.identity import Identity
 from agent_host.messages import FilePart, ImagePart, Message, Part, TextPart, Turn
@@ -148,7 +148,7 @@ _PHASES: Mapping[bool, Phase] = {False: "final_answer", True: "commentary"}
 class Narrator:
     """Tells one run in the words of the wire: each engine event becomes moves of the transcript, told at once."""
 
-    hears: ClassVar[frozenset[WorkflowEventType]]
+    hears: ClassVar[frozenset[str]]
 
     def __init__(self, transcript: Transcript, tell: Callable[[list[Event]], None]) -> None:
         self._transcript = transcript
@@ -189,7 +189,7 @@ class Narrator:
         self.questions.append(event)
 
 
-_MOVES: Mapping[WorkflowEventType, Callable[[Narrator, WorkflowEvent], None]] = {
+_MOVES: Mapping[str, Callable[[Narrator, WorkflowEvent], None]] = {
     "output_delta": Narrator._delta,
     "output": Narrator._output,
     "intermediate": Narrator._output,

@@ -336,6 +336,7 @@ from agent_host.testing.commit_log_contract import ROOT, child
 
 async def main(path, name):
     log, won, lost = FileLog(path), [], 0
+    print("ready", flush=True)
     sys.stdin.readline()
     while len(won) < 25:
         head = await log.head("support", "s1")
@@ -359,6 +360,8 @@ def race(path: Path) -> list[list[str]]:
         )
         for name in ("left", "right")
     ]
+    for rival in rivals:
+        assert rival.stdout is not None and rival.stdout.readline() == "ready\n"
     for rival in rivals:
         assert rival.stdin is not None
         rival.stdin.write("go\n")

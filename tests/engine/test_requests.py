@@ -11,6 +11,7 @@ from agent_host import (
     WorkflowBuilder,
     WorkflowContext,
     WorkflowRunState,
+    executor,
     handler,
     response_handler,
 )
@@ -168,6 +169,27 @@ async def test_an_id_that_is_open_cannot_be_asked_again(storage: Any) -> None:
 
 
 @STORAGES
+async def test_siblings_cannot_ask_under_one_id(storage: Any) -> None:
+    """Two executors of one superstep that take the same id are an error that names it, and nothing is asked."""
+
+    @executor(id="split")
+    async def split(names: list[str], ctx: WorkflowContext[list[str]]) -> None:
+        await ctx.send_message(names)
+
+    class Other(Asker):
+        def __init__(self, id: str) -> None:
+            super().__init__()
+            self.id = id
+
+    builder = WorkflowBuilder(start_executor=split, name="asking", checkpoint_storage=storage() if storage else None)
+    workflow = builder.add_fan_out_edges(split, [Other("left"), Other("right")]).build()
+    with pytest.raises(WorkflowException, match="Two requests of one superstep have the id 'a'"):
+        await workflow.run(["a"])
+    with pytest.raises(UnknownRequestError):
+        await workflow.run(responses={"a": True})
+
+
+@STORAGES
 async def test_the_most_specific_response_handler_hears_the_answer(storage: Any) -> None:
     """By the type of the request, with the type that was asked for; wider declarations of the answer work too."""
     made = storage() if storage else None
@@ -224,12 +246,13 @@ async def test_the_questions_of_a_failed_superstep_are_not_asked(storage: Any) -
 
 
 async def test_restoring_tells_nothing_of_earlier_runs() -> None:
-    """A run from a checkpoint emits its own events, numbered from zero, and none of an answered request."""
+    """A run from a checkpoint emits its own events, numbered from zero, and those of requests still open."""
     storage = InMemoryCheckpointStorage()
     workflow = asking(storage)
     saved = (await workflow.run(["a", "b"])).checkpoint_id
     result = await workflow.run(responses={"a": True}, checkpoint_id=saved)
-    assert [event.type for event in result if event.type in ("output", "request_info")] == ["output"]
+    told = [(event.type, event.request_id) for event in result if event.type in ("output", "request_info")]
+    assert told == [("request_info", "b"), ("output", None)]
     stream = workflow.run(stream=True, checkpoint_id=saved)
     events = [event async for event in stream]
     assert [event.sequence for event in events] == list(range(len(events)))

@@ -220,10 +220,45 @@ async def test_calls_of_one_executor_are_noted_one_by_one() -> None:
     assert world.calls == ["x0", "x1", "x2", "x2"]
 
 
-async def test_what_cannot_be_noted_is_called_again() -> None:
-    """An event of a handler may hold anything; such a call is repeated instead of failing the run."""
-    from agent_host import CustomEvent
+async def test_a_finished_call_is_noted_before_the_next_one_of_its_executor_ends() -> None:
+    """Killed in the second of two calls of the only executor, a new process does not repeat the first."""
+    world, storage = World(), InMemoryCheckpointStorage()
 
+    @executor(id="split")
+    async def split(text: str, ctx: WorkflowContext[str]) -> None:
+        await ctx.send_message(f"{text}1")
+        await ctx.send_message(f"{text}2")
+
+    class Slow(Executor):
+        world: World = config()
+
+        @handler
+        async def work(self, text: str, ctx: WorkflowContext[str, str]) -> None:
+            self.world.calls.append(text)
+            if text in self.world.waiting:
+                await self.world.waiting[text].wait()
+            await ctx.yield_output(text)
+
+    def build(log: MemoryLog) -> Workflow:
+        slow = Slow("slow")
+        slow.world = world
+        builder = WorkflowBuilder(start_executor=split, name="fan", checkpoint_storage=CheckpointStorage(log))
+        return builder.add_edge(split, slow).build()
+
+    world.waiting["x2"] = asyncio.Event()
+    run = asyncio.ensure_future(build(storage.log).run("x"))  # type: ignore[arg-type]  # it is a memory log
+    while not await notes_of(storage.log) and not run.done():
+        await asyncio.sleep(0.001)
+    log = copy_of(storage.log)
+    run.cancel()
+    await asyncio.wait([run])
+    world.waiting.clear()
+    assert (await build(log).run()).get_outputs() == ["x1", "x2"]
+    assert world.calls == ["x1", "x2", "x2"]
+
+
+async def test_what_cannot_be_noted_is_called_again() -> None:
+    """An output may hold anything that nobody stores; such a call is repeated instead of failing the run."""
     calls: list[str] = []
     fails = [True]
 
@@ -232,9 +267,9 @@ async def test_what_cannot_be_noted_is_called_again() -> None:
         await ctx.send_message(text)
 
     @executor(id="odd")
-    async def odd(text: str, ctx: WorkflowContext[str]) -> None:
+    async def odd(text: str, ctx: WorkflowContext[str, Any]) -> None:
         calls.append("odd")
-        ctx.add_event(CustomEvent("status", data=threading.Lock()))
+        await ctx.yield_output([threading.Lock()])
 
     @executor(id="fragile")
     async def fragile(text: str, ctx: WorkflowContext[str]) -> None:

@@ -82,7 +82,7 @@ async def test_the_context_is_only_for_the_functions_own_run() -> None:
 
 
 async def test_plain_functions_can_be_steps_too() -> None:
-    """`ctx.step` takes any function, under a name of its own; events and usage are told once."""
+    """`ctx.step` takes any function, under a name of its own; usage counts once, an event is told by each attempt."""
     fails = [True]
 
     @workflow(retry=RetryPolicy(delay=0))
@@ -95,7 +95,7 @@ async def test_plain_functions_can_be_steps_too() -> None:
         return found
 
     result = await telling.build().run("a")
-    assert [event.data for event in result if event.type == "warning" and event.executor_id] == ["A"]
+    assert [event.data for event in result if event.type == "warning" and event.executor_id] == ["A", "A"]
     assert result.get_outputs() == ["A"]
 
 

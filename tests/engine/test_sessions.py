@@ -30,6 +30,7 @@ from agent_host.errors import (
     WorkflowCheckpointException,
     WorkflowConflictError,
     WorkflowRunnerException,
+    WorkflowValidationError,
 )
 from tests.engine.graphs import Pinger, RefusingLog, SlowLog, both_ways, counting, ping_pong
 
@@ -428,3 +429,12 @@ async def test_a_lost_session_is_never_only_a_warning() -> None:
     log.go_on.set()
     with pytest.raises(WorkflowConflictError):
         await run
+
+
+async def test_an_unnamed_workflow_takes_no_storage() -> None:
+    """Its checkpoints could not be told from those of any other unnamed workflow, for a run as for the builder."""
+    workflow = WorkflowBuilder(start_executor=Asking()).build()
+    storage = InMemoryCheckpointStorage()
+    for use in (lambda **more: workflow.run("a", **more), workflow.create_checkpoint, workflow.reset):
+        with pytest.raises(WorkflowValidationError, match="needs a name"):
+            await use(checkpoint_storage=storage)

@@ -74,7 +74,7 @@ class Replay:
     def begin(cls, context: WorkflowContext[Any, Any], message: Any) -> "Replay":
         """The first execution for a new input; what waited for answers until now is over."""
         replay = cls(context, _last_run(context) + 1, {})
-        replay._warn_of(_open_requests(context), "The new input has ended what asked")
+        replay._drop(_open_requests(context), "The new input has ended what asked")
         try:
             replay._journal.put(replay._root.place(), INPUT, message)
         except UnsupportedValueError as error:
@@ -106,7 +106,7 @@ class Replay:
             _branch.reset(token)
         self._warn_of_unheard()
         if result is not SUSPENDED:
-            self._warn_of(_open_requests(self.context), "The function has returned without the answer to")
+            self._drop(_open_requests(self.context), "The function has returned without the answer to")
         return result
 
     def kept(self) -> dict[int, Encoded]:
@@ -338,13 +338,11 @@ class Replay:
     def _warn(self, text: str) -> None:
         self.context.add_event(CustomEvent("warning", text))
 
-    def _warn_of(self, requests: Iterable[str], why: str) -> None:
+    def _drop(self, requests: Iterable[str], why: str) -> None:
         names = sorted(requests)
         if names:
-            self._warn(
-                f"{why} {', '.join(map(repr, names))}; an answer would not be heard any more. "
-                f"Drop it with cancel_pending_requests({names!r})."
-            )
+            self._warn(f"{why} {', '.join(map(repr, names))}; nobody can answer it any more.")
+            self.context._effect.closed.extend(names)
 
     def _warn_of_unheard(self) -> None:
         if self.answers:

@@ -6,6 +6,7 @@ Only what is in the table can be stored or read: the simple types of Python and 
 import types
 import typing
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from typing_extensions import TypeAliasType
@@ -35,11 +36,10 @@ class AnnotationNames:
     def add(self, hints: Iterable[Any]) -> None:
         """Take up annotations, and each member of a union also by itself."""
         for hint in hints:
-            for one in (annotations.plain(hint), *annotations.members(hint)):
-                for name in {annotations.name(one), _ordered_name(one)}:
-                    known = self._by_name.setdefault(name, [])
-                    if not any(_mean_the_same(one, other) for other in known):
-                        known.append(one)
+            for name, one in _named(hint):
+                known = self._by_name.setdefault(name, [])
+                if not any(one is other or _mean_the_same(one, other) for other in known):
+                    known.append(one)
 
     def update(self, other: "AnnotationNames") -> None:
         """Take up all annotations of another table."""
@@ -55,6 +55,13 @@ class AnnotationNames:
         name = _ordered_name(hint)
         found = self.named(name)
         return name if found is not None and _mean_the_same(hint, found) else None
+
+
+@lru_cache(maxsize=4096)
+def _named(hint: Any) -> tuple[tuple[str, Any], ...]:
+    """An annotation, and each member of a union, under every name by which it may be asked for."""
+    found = (annotations.plain(hint), *annotations.members(hint))
+    return tuple((name, one) for one in found for name in sorted({annotations.name(one), _ordered_name(one)}))
 
 
 def _ordered_name(hint: Any) -> str:
