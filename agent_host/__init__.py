@@ -6,17 +6,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from agent_host.engine.builder import WorkflowBuilder as WorkflowBuilder
-    from agent_host.engine.context import WorkflowContext as WorkflowContext
-    from agent_host.engine.edges import Case as Case
-    from agent_host.engine.edges import Default as Default
     from agent_host.engine.events import CustomEvent as CustomEvent
     from agent_host.engine.events import WorkflowEvent as WorkflowEvent
     from agent_host.engine.events import WorkflowRunResult as WorkflowRunResult
     from agent_host.engine.events import WorkflowRunState as WorkflowRunState
-    from agent_host.engine.executor import Executor as Executor
-    from agent_host.engine.executor import config as config
-    from agent_host.engine.executor import executor as executor
-    from agent_host.engine.executor import state as state
+    from agent_host.engine.executors.executor import Executor as Executor
+    from agent_host.engine.executors.executor import config as config
+    from agent_host.engine.executors.executor import executor as executor
+    from agent_host.engine.executors.executor import state as state
+    from agent_host.engine.executors.handlers import handler as handler
+    from agent_host.engine.executors.handlers import response_handler as response_handler
+    from agent_host.engine.executors.policies import RetryPolicy as RetryPolicy
     from agent_host.engine.functional.functional_workflow import FunctionalWorkflow as FunctionalWorkflow
     from agent_host.engine.functional.functional_workflow import (
         FunctionalWorkflowDefinition as FunctionalWorkflowDefinition,
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from agent_host.engine.functional.run_context import get_run_context as get_run_context
     from agent_host.engine.functional.step_wrapper import StepWrapper as StepWrapper
     from agent_host.engine.functional.step_wrapper import step as step
-    from agent_host.engine.handlers import handler as handler
-    from agent_host.engine.handlers import response_handler as response_handler
+    from agent_host.engine.graph.edges import Case as Case
+    from agent_host.engine.graph.edges import Default as Default
     from agent_host.engine.nested import WorkflowExecutor as WorkflowExecutor
-    from agent_host.engine.policies import RetryPolicy as RetryPolicy
-    from agent_host.engine.response_stream import ResponseStream as ResponseStream
+    from agent_host.engine.running.context import WorkflowContext as WorkflowContext
+    from agent_host.engine.running.response_stream import ResponseStream as ResponseStream
     from agent_host.engine.serialization.stored_types import register_checkpoint_type as register_checkpoint_type
     from agent_host.engine.storage.checkpoint_storage import FileCheckpointStorage as FileCheckpointStorage
     from agent_host.engine.storage.checkpoint_storage import InMemoryCheckpointStorage as InMemoryCheckpointStorage
@@ -73,22 +73,22 @@ __all__ = [
 _HOMES = {
     "WorkflowBuilder": "engine.builder",
     "register_checkpoint_type": "engine.serialization.stored_types",
-    "WorkflowContext": "engine.context",
+    "WorkflowContext": "engine.running.context",
     "CustomEvent": "engine.events",
     "WorkflowEvent": "engine.events",
     "WorkflowRunResult": "engine.events",
     "WorkflowRunState": "engine.events",
     "WorkflowErrorDetails": "engine.events",
     "WorkflowEventType": "engine.events",
-    "Executor": "engine.executor",
-    "FunctionExecutor": "engine.executor",
-    "config": "engine.executor",
-    "executor": "engine.executor",
-    "state": "engine.executor",
+    "Executor": "engine.executors.executor",
+    "FunctionExecutor": "engine.executors.executor",
+    "config": "engine.executors.executor",
+    "executor": "engine.executors.executor",
+    "state": "engine.executors.executor",
     "WorkflowViz": "engine.drawing.workflow_viz",
-    "Case": "engine.edges",
-    "Default": "engine.edges",
-    "WorkflowWarning": "engine.graph",
+    "Case": "engine.graph.edges",
+    "Default": "engine.graph.edges",
+    "WorkflowWarning": "engine.graph.graph",
     "FunctionalWorkflow": "engine.functional.functional_workflow",
     "FunctionalWorkflowDefinition": "engine.functional.functional_workflow",
     "workflow": "engine.functional.functional_workflow",
@@ -96,28 +96,28 @@ _HOMES = {
     "get_run_context": "engine.functional.run_context",
     "StepWrapper": "engine.functional.step_wrapper",
     "step": "engine.functional.step_wrapper",
-    "handler": "engine.handlers",
-    "response_handler": "engine.handlers",
+    "handler": "engine.executors.handlers",
+    "response_handler": "engine.executors.handlers",
     "CheckpointStorage": "engine.storage.checkpoint_storage",
     "FileCheckpointStorage": "engine.storage.checkpoint_storage",
     "InMemoryCheckpointStorage": "engine.storage.checkpoint_storage",
     "PickleCodec": "engine.serialization.pickling",
     "WorkflowCheckpoint": "engine.storage.workflow_checkpoint",
     "DEFAULT_MAX_ITERATIONS": "engine.builder",
-    "ResponseStream": "engine.response_stream",
+    "ResponseStream": "engine.running.response_stream",
     "Workflow": "engine.workflow",
     "WorkflowExecutor": "engine.nested",
     "SubWorkflowRequestMessage": "engine.nested",
     "SubWorkflowResponseMessage": "engine.nested",
-    "RetryPolicy": "engine.policies",
+    "RetryPolicy": "engine.executors.policies",
     "CheckpointInfo": "engine.history",
     "ExecutorTimeoutError": "errors",
     "StepMismatchError": "errors",
     "UnknownRequestError": "errors",
     "CheckpointNotFoundError": "errors",
     "CheckpointDecodeError": "errors",
-    "StoredObject": "engine.salvage",
-    "StoredState": "engine.stored_state",
+    "StoredObject": "engine.migration.salvage",
+    "StoredState": "engine.migration.stored_state",
     "Message": "messages",
     "TextDelta": "messages",
     "create_app": "server.app",

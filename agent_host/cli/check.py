@@ -20,10 +20,10 @@ from typing import Any
 import click
 
 from agent_host.cli.target import load_workflow
-from agent_host.engine.compatibility import Incompatibility
 from agent_host.engine.definition import Definition
-from agent_host.engine.graph_policy import GraphPolicy
-from agent_host.engine.migration import examine
+from agent_host.engine.migration.compatibility import Incompatibility
+from agent_host.engine.migration.graph_policy import GraphPolicy
+from agent_host.engine.migration.migration import examine
 from agent_host.engine.storage.head_publisher import blobs_with_root
 from agent_host.engine.view import gather, read_view
 from agent_host.engine.workflow import Workflow

@@ -8,7 +8,7 @@ import click
 
 from agent_host.cli.target import load_workflow
 from agent_host.engine.drawing.workflow_viz import WorkflowViz
-from agent_host.engine.graph_data import workflow_to_data
+from agent_host.engine.graph.graph_data import workflow_to_data
 from agent_host.engine.workflow import Workflow
 
 _WRITERS: dict[str, Callable[[Workflow], str]] = {

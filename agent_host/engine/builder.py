@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from agent_host.engine.definition import Declaration, OutputDesignation
-from agent_host.engine.edges import (
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.graph.edges import (
     Branch,
     Case,
     Condition,
@@ -17,10 +18,9 @@ from agent_host.engine.edges import (
     SingleEdge,
     Switch,
 )
-from agent_host.engine.executor import Executor
-from agent_host.engine.graph import Graph
-from agent_host.engine.graph_data import groups_from_data, options_from_data
-from agent_host.engine.graph_policy import GraphChange, GraphPolicy, Migrate
+from agent_host.engine.graph.graph import Graph
+from agent_host.engine.graph.graph_data import groups_from_data, options_from_data
+from agent_host.engine.migration.graph_policy import GraphChange, GraphPolicy, Migrate
 from agent_host.engine.reducers import Reducer
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage

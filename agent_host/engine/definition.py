@@ -7,13 +7,13 @@ from typing import Literal
 
 from agent_host.engine import cells
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.executor import Executor
-from agent_host.engine.graph import Graph
-from agent_host.engine.graph_policy import GraphPolicy
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.executors.template import Template, save
+from agent_host.engine.graph.graph import Graph
+from agent_host.engine.migration.graph_policy import GraphPolicy
 from agent_host.engine.nested import WorkflowExecutor
 from agent_host.engine.reducers import Reducer
 from agent_host.engine.serialization.codec import Codec, Encoded
-from agent_host.engine.template import Template, save
 from agent_host.errors import UnsupportedValueError
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agent_host.engine.checkpoint import Commit, CommitKind
-from agent_host.engine.lane import Lane
 from agent_host.engine.ports import CommitLog
-from agent_host.engine.routing import route
+from agent_host.engine.running.lane import Lane
+from agent_host.engine.running.routing import route
 
 
 @dataclass(frozen=True, slots=True)

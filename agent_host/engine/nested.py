@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Never, Union
 
 from agent_host.engine import annotations
-from agent_host.engine.context import WorkflowContext
-from agent_host.engine.effects import Entered, Replied
 from agent_host.engine.events import WorkflowEvent
-from agent_host.engine.executor import Executor
-from agent_host.engine.handlers import Handler, HandlerTable
-from agent_host.engine.policies import RetryPolicy
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.executors.handlers import Handler, HandlerTable
+from agent_host.engine.executors.policies import RetryPolicy
+from agent_host.engine.running.context import WorkflowContext
+from agent_host.engine.running.effects import Entered, Replied
 from agent_host.errors import WorkflowValidationError
 
 if TYPE_CHECKING:

@@ -17,14 +17,14 @@ from agent_host.engine.cells import QUEUE, split_nested
 from agent_host.engine.checkpoint import Commit
 from agent_host.engine.definition import Declaration, Definition, OutputDesignation, capture
 from agent_host.engine.events import WorkflowEvent, WorkflowRunResult, WorkflowRunState
-from agent_host.engine.executor import Executor
-from agent_host.engine.graph import Graph
-from agent_host.engine.graph_data import workflow_to_data
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.graph.graph import Graph
+from agent_host.engine.graph.graph_data import workflow_to_data
 from agent_host.engine.history import CheckpointInfo, ancestors, next_executors
-from agent_host.engine.lane import Lane, Unfinished
-from agent_host.engine.notes import Notes
-from agent_host.engine.response_stream import Reader, ResponseStream
-from agent_host.engine.runner import Durability, OnCheckpointError, Run, RunOptions, new_commit_id
+from agent_host.engine.running.lane import Lane, Unfinished
+from agent_host.engine.running.notes import Notes
+from agent_host.engine.running.response_stream import Reader, ResponseStream
+from agent_host.engine.running.runner import Durability, OnCheckpointError, Run, RunOptions, new_commit_id
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage, InMemoryCheckpointStorage
 from agent_host.engine.storage.head_publisher import HeadPublisher, blobs_with_root, head_view, root_view

@@ -13,9 +13,9 @@ from typing import Any
 
 from agent_host import telemetry
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.lane import Lane
 from agent_host.engine.ports import Boundary
-from agent_host.engine.runner import Run, RunOptions
+from agent_host.engine.running.lane import Lane
+from agent_host.engine.running.runner import Run, RunOptions
 from agent_host.errors import StoreError, WorkflowRunnerException
 from agent_host.foundry.identity import Identity, identify
 from agent_host.ids import key_of

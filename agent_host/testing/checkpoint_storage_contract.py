@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from agent_host.engine.builder import WorkflowBuilder
-from agent_host.engine.context import WorkflowContext
-from agent_host.engine.executor import Executor
-from agent_host.engine.handlers import handler, response_handler
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.executors.handlers import handler, response_handler
+from agent_host.engine.running.context import WorkflowContext
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage, InMemoryCheckpointStorage
 from agent_host.engine.storage.workflow_checkpoint import WorkflowCheckpoint
 from agent_host.engine.workflow import Workflow

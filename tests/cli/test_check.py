@@ -15,7 +15,7 @@ import pytest
 from agent_host import Executor, WorkflowContext, handler, open_store
 from agent_host.cli.check import Report, as_data, page, survey
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.graph_policy import GraphPolicy
+from agent_host.engine.migration.graph_policy import GraphPolicy
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.view import View
 from agent_host.stores import ResponseRecord, SavePoint, Store

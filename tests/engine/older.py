@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, WorkflowExecutor, executor, handler
-from agent_host.engine.compatibility import Incompatibility, problems
 from agent_host.engine.definition import Definition
+from agent_host.engine.migration.compatibility import Incompatibility, problems
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.storage.memory_log import MemoryLog
 from agent_host.engine.view import View, gather, read_view

@@ -20,7 +20,7 @@ from agent_host import (
     response_handler,
     state,
 )
-from agent_host.engine.compatibility import Incompatibility, problems, refuse
+from agent_host.engine.migration.compatibility import Incompatibility, problems, refuse
 from agent_host.engine.serialization import stored_types
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.storage.memory_log import MemoryLog

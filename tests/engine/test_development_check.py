@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from agent_host import Executor, InMemoryCheckpointStorage, WorkflowBuilder, WorkflowContext, config, handler
-from agent_host.engine import template
-from agent_host.engine.fingerprint import Fingerprint
+from agent_host.engine.executors import template
+from agent_host.engine.executors.fingerprint import Fingerprint
 
 
 class Agent:

@@ -20,8 +20,8 @@ from agent_host.engine.drawing import dot, mermaid, svg
 from agent_host.engine.drawing.layers import MARGIN, Box, Layout, Line, arrange
 from agent_host.engine.drawing.picture import Arrow, Node, Picture, picture_of
 from agent_host.engine.drawing.workflow_viz import WorkflowViz
-from agent_host.engine.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
-from agent_host.engine.graph import Graph
+from agent_host.engine.graph.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
+from agent_host.engine.graph.graph import Graph
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -21,7 +21,7 @@ from agent_host import (
     step,
     workflow,
 )
-from agent_host.engine.executor import Executor
+from agent_host.engine.executors.executor import Executor
 from agent_host.engine.nested import SubWorkflowRequestMessage, SubWorkflowResponseMessage
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.storage.memory_log import MemoryLog

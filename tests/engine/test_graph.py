@@ -11,9 +11,9 @@ from agent_host import Case, Default, Executor, Workflow, WorkflowBuilder, Workf
 from agent_host import response_handler as responding
 from agent_host.engine.cells import join_key, split_join_key
 from agent_host.engine.definition import OutputDesignation
-from agent_host.engine.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
-from agent_host.engine.graph import Graph, WorkflowWarning
-from agent_host.engine.graph_policy import version_of
+from agent_host.engine.graph.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
+from agent_host.engine.graph.graph import Graph, WorkflowWarning
+from agent_host.engine.migration.graph_policy import version_of
 from agent_host.errors import (
     EdgeDuplicationError,
     GraphConnectivityError,

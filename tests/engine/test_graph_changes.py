@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, handler
-from agent_host.engine.graph_policy import Migrate
+from agent_host.engine.migration.graph_policy import Migrate
+from agent_host.engine.migration.stored_state import StoredState
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
-from agent_host.engine.stored_state import StoredState
 from agent_host.errors import WorkflowCheckpointException
 from tests.conftest import ServeApp
 from tests.engine.graphs import CountingLog
@@ -154,7 +154,7 @@ async def test_a_state_of_the_same_graph_costs_nothing_extra(monkeypatch: pytest
 
     log = CountingLog()
     await counting(log, migrate=never).run("one")
-    monkeypatch.setattr("agent_host.engine.migration.problems", never)
+    monkeypatch.setattr("agent_host.engine.migration.migration.problems", never)
     assert (await counting(log, migrate=never).run("two")).get_outputs() == ["2: one two"]
 
 

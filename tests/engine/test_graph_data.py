@@ -8,9 +8,9 @@ import pytest
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, handler
 from agent_host.engine.definition import OutputDesignation
-from agent_host.engine.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
-from agent_host.engine.graph import Graph
-from agent_host.engine.graph_data import groups_from_data, options_from_data, workflow_to_data
+from agent_host.engine.graph.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
+from agent_host.engine.graph.graph import Graph
+from agent_host.engine.graph.graph_data import groups_from_data, options_from_data, workflow_to_data
 from agent_host.errors import WorkflowValidationError
 
 

@@ -6,11 +6,11 @@ import pytest
 
 from agent_host import Executor, Message, WorkflowBuilder, WorkflowContext, executor, handler, state
 from agent_host.engine.checkpoint import HASH_SIZE
+from agent_host.engine.executors.template import Template
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.serialization.encoding import CHUNK, FANOUT, Body
 from agent_host.engine.serialization.shared_values import SharedValues
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
-from agent_host.engine.template import Template
 from tests.engine.graphs import CountingLog
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, handler
 from agent_host.engine.checkpoint import Commit
-from agent_host.engine.compatibility import problems
 from agent_host.engine.definition import Definition
-from agent_host.engine.graph_policy import GraphPolicy, Migrate, signature_of, version_of
-from agent_host.engine.migration import admit, apply, examine
-from agent_host.engine.salvage import StoredObject
+from agent_host.engine.migration.compatibility import problems
+from agent_host.engine.migration.graph_policy import GraphPolicy, Migrate, signature_of, version_of
+from agent_host.engine.migration.migration import admit, apply, examine
+from agent_host.engine.migration.salvage import StoredObject
+from agent_host.engine.migration.stored_state import Migrated, StoredState
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.storage.memory_log import MemoryLog
-from agent_host.engine.stored_state import Migrated, StoredState
 from agent_host.errors import UnsupportedValueError, WorkflowCheckpointException, WorkflowValidationError
 from tests.engine.older import NAME, chain, keeper, nested, record, sender, stop_after, stored, taker, told
 from tests.engine.test_compatibility import Hooked, Question, asker, joining

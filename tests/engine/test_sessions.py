@@ -18,8 +18,8 @@ from agent_host import (
     handler,
     response_handler,
 )
-from agent_host.engine.lane import Lane
-from agent_host.engine.runner import Run, RunOptions
+from agent_host.engine.running.lane import Lane
+from agent_host.engine.running.runner import Run, RunOptions
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.storage.head_publisher import HeadPublisher, blobs_with_root, head_view
 from agent_host.errors import (

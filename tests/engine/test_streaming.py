@@ -17,7 +17,7 @@ from agent_host import (
     executor,
 )
 from agent_host.engine.events import OutputKey
-from agent_host.engine.watchdog import Watchdog
+from agent_host.engine.running.watchdog import Watchdog
 from tests.engine.graphs import both_ways
 
 DURABILITIES = pytest.mark.parametrize("durability", ["step", "turn"])

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from agent_host.engine.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch, shown_name
-from agent_host.engine.executor import Executor, FunctionExecutor
-from agent_host.engine.graph import WorkflowOutline, nested_workflow
+from agent_host.engine.executors.executor import Executor, FunctionExecutor
+from agent_host.engine.graph.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch, shown_name
+from agent_host.engine.graph.graph import WorkflowOutline, nested_workflow
 
 Shape = Literal["executor", "fan-in", "selection"]
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from agent_host.engine.drawing import dot, mermaid, svg
 from agent_host.engine.drawing.picture import Picture, picture_of
-from agent_host.engine.graph import WorkflowOutline
+from agent_host.engine.graph.graph import WorkflowOutline
 
 DrawingFormat = Literal["mermaid", "dot", "svg"]
 

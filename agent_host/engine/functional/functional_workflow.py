@@ -13,14 +13,14 @@ from typing import Any, Generic, ParamSpec, TypeVar, Union, overload
 
 from agent_host.engine import annotations
 from agent_host.engine.builder import WorkflowBuilder
-from agent_host.engine.context import WorkflowContext
-from agent_host.engine.executor import Executor
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.executors.handlers import Handler, HandlerTable, _local_names
+from agent_host.engine.executors.policies import RetryPolicy
 from agent_host.engine.functional.mentions import Mentions
 from agent_host.engine.functional.replay import SUSPENDED, Replay
 from agent_host.engine.functional.run_context import RunContext, _active
 from agent_host.engine.functional.step_wrapper import context_parameter, hints_of
-from agent_host.engine.handlers import Handler, HandlerTable, _local_names
-from agent_host.engine.policies import RetryPolicy
+from agent_host.engine.running.context import WorkflowContext
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import HandlerError

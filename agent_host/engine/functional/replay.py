@@ -16,12 +16,12 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from agent_host.engine import annotations
-from agent_host.engine.context import WorkflowContext
 from agent_host.engine.events import CustomEvent
 from agent_host.engine.functional.branch import Branch, run_of
 from agent_host.engine.reducers import MISSING
+from agent_host.engine.running.context import WorkflowContext
+from agent_host.engine.running.tasks import end
 from agent_host.engine.serialization.codec import Encoded
-from agent_host.engine.tasks import end
 from agent_host.errors import StepMismatchError, UnsupportedValueError, WorkflowRunnerException
 
 INPUT, OUTPUT = "the input", "ctx.yield_output"

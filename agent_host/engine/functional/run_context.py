@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
-from agent_host.engine.context import DONE, _Done
 from agent_host.engine.events import CustomEvent
 from agent_host.engine.functional.replay import OUTPUT, Replay
 from agent_host.engine.reducers import MISSING
+from agent_host.engine.running.context import DONE, _Done
 from agent_host.messages import TextDelta
 
 T = TypeVar("T")

@@ -7,8 +7,8 @@ import typing
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
+from agent_host.engine.executors.handlers import _local_names
 from agent_host.engine.functional.run_context import RunContext, get_run_context
-from agent_host.engine.handlers import _local_names
 from agent_host.errors import HandlerError
 
 P = ParamSpec("P")

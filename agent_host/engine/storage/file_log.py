@@ -20,10 +20,10 @@ from functools import partial
 from typing import TypeVar
 
 from agent_host.engine.checkpoint import Commit, cells_of
+from agent_host.engine.running.tasks import ended
 from agent_host.engine.storage.reachability import needed_blobs
 from agent_host.engine.storage.session_contents import PREVIOUS, Contents, Entry, Name
 from agent_host.engine.storage.session_directory import SessionDirectory, file_key
-from agent_host.engine.tasks import ended
 from agent_host.errors import (
     CheckpointDecodeError,
     CheckpointNotFoundError,

@@ -16,7 +16,7 @@ import msgspec
 
 from agent_host.engine.checkpoint import Commit, body_references
 from agent_host.engine.storage.file_locks import flush_directory, make_directory
-from agent_host.engine.storage.frames import DamagedFrameError, Frame, framed, read_frames
+from agent_host.engine.storage.framing import DamagedFrameError, Frame, framed, read_frames
 from agent_host.engine.storage.session_contents import Contents, Entry, Extent, Name, name_bytes
 from agent_host.errors import CheckpointDecodeError
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from agent_host.engine import annotations
-from agent_host.engine.edges import EdgeGroup, FanIn
-from agent_host.engine.executor import Executor
-from agent_host.engine.graph_policy import signature_of
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.graph.edges import EdgeGroup, FanIn
+from agent_host.engine.migration.graph_policy import signature_of
 from agent_host.errors import (
     EdgeDuplicationError,
     GraphConnectivityError,

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from agent_host.engine.events import WorkflowEvent, WorkflowRunResult
-from agent_host.engine.tasks import end
+from agent_host.engine.running.tasks import end
 from agent_host.errors import WorkflowRunnerException
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from agent_host.errors import WorkflowValidationError
 
 if TYPE_CHECKING:
-    from agent_host.engine.stored_state import StoredState
+    from agent_host.engine.migration.stored_state import StoredState
 
 GraphChange = Literal["strict", "compatible"]
 Migrate = Callable[["StoredState"], "Awaitable[Any] | None"]

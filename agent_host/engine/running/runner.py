@@ -16,21 +16,22 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from agent_host.engine import annotations, notes, requests
-from agent_host.engine.calls import Calls
+from agent_host.engine import annotations
 from agent_host.engine.checkpoint import CommitKind
-from agent_host.engine.context import Call, Surroundings
 from agent_host.engine.events import OutputKey, WorkflowErrorDetails, WorkflowEvent, WorkflowEventType, WorkflowRunState
-from agent_host.engine.frame import Frame
-from agent_host.engine.lane import Lane
-from agent_host.engine.merging import Merged, merge
-from agent_host.engine.notes import Notes
 from agent_host.engine.ports import Boundary, Publisher
 from agent_host.engine.reducers import reduce_state
-from agent_host.engine.routing import Plan, route
+from agent_host.engine.running import notes, requests
+from agent_host.engine.running.calls import Calls
+from agent_host.engine.running.context import Call, Surroundings
+from agent_host.engine.running.frame import Frame
+from agent_host.engine.running.lane import Lane
+from agent_host.engine.running.merging import Merged, merge
+from agent_host.engine.running.notes import Notes
+from agent_host.engine.running.routing import Plan, route
+from agent_host.engine.running.settling import Settled, settle
+from agent_host.engine.running.watchdog import watched
 from agent_host.engine.serialization.codec import Encoded
-from agent_host.engine.settling import Settled, settle
-from agent_host.engine.watchdog import watched
 from agent_host.errors import (
     AgentHostError,
     UnsupportedValueError,

@@ -13,8 +13,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from agent_host.engine.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
-from agent_host.engine.graph import Graph
+from agent_host.engine.graph.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
+from agent_host.engine.graph.graph import Graph
 from agent_host.errors import WorkflowRunnerException
 
 MessageKind = Literal["input", "message", "response"]

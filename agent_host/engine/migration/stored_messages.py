@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from agent_host.engine.routing import MessageKind
-from agent_host.engine.salvage import type_name
+from agent_host.engine.migration.salvage import type_name
+from agent_host.engine.running.routing import MessageKind
 
 
 @dataclass(frozen=True, slots=True)

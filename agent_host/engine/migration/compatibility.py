@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 from agent_host.engine import annotations, cells
 from agent_host.engine.definition import Definition
-from agent_host.engine.edges import FanIn
-from agent_host.engine.executor import Executor
-from agent_host.engine.frame import response_type
-from agent_host.engine.salvage import Fault, salvage, type_name
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.executors.template import Template
+from agent_host.engine.graph.edges import FanIn
+from agent_host.engine.migration.salvage import Fault, salvage, type_name
+from agent_host.engine.migration.stored_messages import StoredMessage, StoredRequest
+from agent_host.engine.running.frame import response_type
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.serialization.stored_types import fits
-from agent_host.engine.stored_messages import StoredMessage, StoredRequest
-from agent_host.engine.template import Template
 from agent_host.errors import WorkflowCheckpointException, WorkflowRunnerException
 
 What = Literal[

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agent_host.engine import annotations
-from agent_host.engine.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch, shown_name
-from agent_host.engine.executor import Executor
-from agent_host.engine.graph import WorkflowOutline, nested_workflow
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.graph.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch, shown_name
+from agent_host.engine.graph.graph import WorkflowOutline, nested_workflow
 from agent_host.errors import WorkflowValidationError
 
 

@@ -10,8 +10,8 @@ import typing
 from collections.abc import Callable
 from typing import Any, ClassVar, overload
 
-from agent_host.engine.handlers import HandlerTable, _local_names, _Mark, read_handler
-from agent_host.engine.policies import RetryPolicy
+from agent_host.engine.executors.handlers import HandlerTable, _local_names, _Mark, read_handler
+from agent_host.engine.executors.policies import RetryPolicy
 from agent_host.errors import HandlerError, WorkflowValidationError
 
 _ID = re.compile(r"[^/\x00-\x1f]{1,128}")

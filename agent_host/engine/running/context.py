@@ -15,18 +15,18 @@ import msgspec
 from typing_extensions import TypeVar
 
 from agent_host.engine import annotations
-from agent_host.engine.effects import Asked, Effect, Sent, Yielded
 from agent_host.engine.events import RESERVED, CustomEvent, WorkflowEvent
-from agent_host.engine.handlers import HandlerTable
-from agent_host.engine.journal import Journal
+from agent_host.engine.executors.handlers import HandlerTable
 from agent_host.engine.reducers import MISSING, Reducer, SharedState, reduce_state
+from agent_host.engine.running.effects import Asked, Effect, Sent, Yielded
+from agent_host.engine.running.journal import Journal
 from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.engine.serialization.stored_types import storable_classes
 from agent_host.errors import UnsupportedValueError, WorkflowRunnerException
 from agent_host.messages import TextDelta
 
 if TYPE_CHECKING:
-    from agent_host.engine.frame import Waiting
+    from agent_host.engine.running.frame import Waiting
 
 OutT = TypeVar("OutT", default=Never, contravariant=True)
 W_OutT = TypeVar("W_OutT", default=Never, contravariant=True)

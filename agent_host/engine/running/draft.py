@@ -11,8 +11,8 @@ from agent_host.engine.checkpoint import (
     body_references,
     cell_references,
 )
+from agent_host.engine.migration.stored_state import Migrated
 from agent_host.engine.serialization.codec import Codec, Encoded
-from agent_host.engine.stored_state import Migrated
 from agent_host.engine.view import View
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from agent_host.engine.tasks import ended
+from agent_host.engine.running.tasks import ended
 
 log = logging.getLogger("agent_host.engine")
 _threads = ThreadPoolExecutor(max_workers=32, thread_name_prefix="agent-host-handler")

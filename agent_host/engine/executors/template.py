@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent_host.engine import annotations, cells
-from agent_host.engine.executor import Executor, Field, declared_fields, has_hooks
-from agent_host.engine.fingerprint import Fingerprint
-from agent_host.engine.foreign import (
+from agent_host.engine.executors.executor import Executor, Field, declared_fields, has_hooks
+from agent_host.engine.executors.fingerprint import Fingerprint
+from agent_host.engine.executors.foreign import (
     CHANGING,
     FUNCTIONS,
     leaves,

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from agent_host.engine import annotations, cells
-from agent_host.engine.effects import Asked, Effect, Entered, Replied, Sent, Yielded
-from agent_host.engine.executor import Executor
-from agent_host.engine.frame import response_type
-from agent_host.engine.lane import Lane
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.running.effects import Asked, Effect, Entered, Replied, Sent, Yielded
+from agent_host.engine.running.frame import response_type
+from agent_host.engine.running.lane import Lane
 from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.errors import CheckpointDecodeError
 

@@ -15,7 +15,7 @@ from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, defa
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from agent_host.engine.executor import Executor
+from agent_host.engine.executors.executor import Executor
 from agent_host.engine.serialization.codec import Codec
 from agent_host.errors import ExecutorStateError
 

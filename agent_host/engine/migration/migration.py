@@ -8,10 +8,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from agent_host.engine.compatibility import Incompatibility, problems, refuse
 from agent_host.engine.definition import Definition
-from agent_host.engine.graph_policy import GraphPolicy, Migrate, version_of
-from agent_host.engine.stored_state import Migrated, StoredState
+from agent_host.engine.migration.compatibility import Incompatibility, problems, refuse
+from agent_host.engine.migration.graph_policy import GraphPolicy, Migrate, version_of
+from agent_host.engine.migration.stored_state import Migrated, StoredState
 from agent_host.engine.view import View
 from agent_host.errors import WorkflowCheckpointException
 

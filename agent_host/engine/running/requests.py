@@ -10,9 +10,9 @@ import msgspec
 from msgspec.structs import replace
 
 from agent_host.engine import annotations
-from agent_host.engine.frame import Frame, OpenRequest, response_type
-from agent_host.engine.lane import Lane
-from agent_host.engine.routing import Queued
+from agent_host.engine.running.frame import Frame, OpenRequest, response_type
+from agent_host.engine.running.lane import Lane
+from agent_host.engine.running.routing import Queued
 from agent_host.errors import UnknownRequestError, WorkflowRunnerException
 
 

@@ -13,15 +13,15 @@ from msgspec import structs
 
 from agent_host.engine import annotations, cells
 from agent_host.engine.definition import Definition
-from agent_host.engine.draft import Draft
-from agent_host.engine.effects import Asked
-from agent_host.engine.executor import Executor
-from agent_host.engine.handlers import HandlerTable
-from agent_host.engine.payloads import LivePayload, Payload, StoredPayload
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.executors.handlers import HandlerTable
+from agent_host.engine.executors.template import Clone, restore, save, stored_fields
 from agent_host.engine.reducers import MISSING, Reducer
-from agent_host.engine.routing import JoinKey, MessageKind, Queued
+from agent_host.engine.running.draft import Draft
+from agent_host.engine.running.effects import Asked
+from agent_host.engine.running.payloads import LivePayload, Payload, StoredPayload
+from agent_host.engine.running.routing import JoinKey, MessageKind, Queued
 from agent_host.engine.serialization.codec import Codec, Encoded
-from agent_host.engine.template import Clone, restore, save, stored_fields
 from agent_host.errors import UnsupportedValueError, WorkflowCheckpointException
 
 

@@ -13,19 +13,19 @@ from typing import Any, Protocol
 
 import msgspec
 
-from agent_host.engine import notes
-from agent_host.engine.context import Call, Surroundings, WorkflowContext
-from agent_host.engine.effects import Effect
 from agent_host.engine.events import OutputKey, WorkflowErrorDetails, WorkflowEventType
-from agent_host.engine.executor import Executor
-from agent_host.engine.frame import Frame, response_type
-from agent_host.engine.handlers import Handler, HandlerTable
-from agent_host.engine.journal import Journal
-from agent_host.engine.notes import Finished, Notes
-from agent_host.engine.routing import Invocation, Plan
+from agent_host.engine.executors.executor import Executor
+from agent_host.engine.executors.handlers import Handler, HandlerTable
+from agent_host.engine.running import notes
+from agent_host.engine.running.context import Call, Surroundings, WorkflowContext
+from agent_host.engine.running.effects import Effect
+from agent_host.engine.running.frame import Frame, response_type
+from agent_host.engine.running.journal import Journal
+from agent_host.engine.running.notes import Finished, Notes
+from agent_host.engine.running.routing import Invocation, Plan
+from agent_host.engine.running.tasks import end
+from agent_host.engine.running.threads import LeftBehind, in_thread
 from agent_host.engine.serialization.codec import Encoded
-from agent_host.engine.tasks import end
-from agent_host.engine.threads import LeftBehind, in_thread
 from agent_host.errors import ExecutorTimeoutError, UnsupportedValueError, WorkflowRunnerException
 
 log = logging.getLogger("agent_host.engine")

@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent_host.engine import cells
-from agent_host.engine.edges import FanIn
-from agent_host.engine.graph import Graph
-from agent_host.engine.graph_policy import version_of
-from agent_host.engine.salvage import salvage
+from agent_host.engine.graph.edges import FanIn
+from agent_host.engine.graph.graph import Graph
+from agent_host.engine.migration.graph_policy import version_of
+from agent_host.engine.migration.salvage import salvage
+from agent_host.engine.migration.stored_messages import StoredMessage, StoredRequest
 from agent_host.engine.serialization.codec import Codec, Encoded
-from agent_host.engine.stored_messages import StoredMessage, StoredRequest
 from agent_host.errors import UnsupportedValueError, WorkflowCheckpointException
 
 

@@ -13,8 +13,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
+from agent_host.engine.running.threads import in_thread
 from agent_host.engine.serialization.codec import Codec, Encoded
-from agent_host.engine.threads import in_thread
 from agent_host.errors import StepMismatchError, UnsupportedValueError, WorkflowRunnerException
 
 Note = Callable[[int, Encoded], Awaitable[None]]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from agent_host.engine.effects import Asked, Effect, Entered, Replied, Sent, Yielded
+from agent_host.engine.running.effects import Asked, Effect, Entered, Replied, Sent, Yielded
 from agent_host.engine.serialization.codec import Encoded
 from agent_host.errors import StateConflictError, WorkflowRunnerException
 

@@ -10,14 +10,15 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from agent_host.engine import cells, requests
-from agent_host.engine.effects import Entered, Replied, Yielded
+from agent_host.engine import cells
 from agent_host.engine.events import WorkflowEvent
-from agent_host.engine.frame import Frame, OpenRequest, Waiting
-from agent_host.engine.lane import Lane
-from agent_host.engine.merging import Merged
 from agent_host.engine.nested import SubWorkflowRequestMessage
-from agent_host.engine.routing import Plan
+from agent_host.engine.running import requests
+from agent_host.engine.running.effects import Entered, Replied, Yielded
+from agent_host.engine.running.frame import Frame, OpenRequest, Waiting
+from agent_host.engine.running.lane import Lane
+from agent_host.engine.running.merging import Merged
+from agent_host.engine.running.routing import Plan
 from agent_host.errors import WorkflowRunnerException
 
 

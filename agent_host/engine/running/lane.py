@@ -13,10 +13,10 @@ import msgspec
 from agent_host.engine import cells
 from agent_host.engine.checkpoint import Commit, CommitKind
 from agent_host.engine.definition import Definition
-from agent_host.engine.draft import Draft
-from agent_host.engine.frame import Frame, OpenRequest, Waiting
-from agent_host.engine.migration import admit
+from agent_host.engine.migration.migration import admit
 from agent_host.engine.nested import WorkflowExecutor
+from agent_host.engine.running.draft import Draft
+from agent_host.engine.running.frame import Frame, OpenRequest, Waiting
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.view import ReadBlobs, View, gather
 from agent_host.errors import WorkflowCheckpointException
