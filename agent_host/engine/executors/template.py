@@ -32,6 +32,7 @@ from agent_host.engine.executors.foreign import (
     skeleton,
     warn_of_common_parts,
 )
+from agent_host.engine.executors.mentions import storable_mentioned
 from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.engine.serialization.stored_types import is_storable_class
 from agent_host.errors import ExecutorStateError, UnsupportedValueError, WorkflowCheckpointException
@@ -103,6 +104,7 @@ class Template:
         factory = executor._agent_host_factory
         hooked = has_hooks(executor)
         codec.allow(_class_annotations(type(executor)).values())
+        codec.allow_free(storable_mentioned(executor))
         attributes = dict(vars(executor))
         for name, value in {**_class_defaults(executor, codec), **attributes}.items():
             if name == "id" or name.startswith(_ENGINE_OWN):

@@ -213,7 +213,10 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             else:
                 self._effect.writes[key] = encoded
         except UnsupportedValueError as error:
-            raise UnsupportedValueError(f"Shared state {key!r}, set by executor {call.name!r}: {error}") from None
+            raise UnsupportedValueError(
+                f"Shared state {key!r}, set by executor {call.name!r}: {error}. Use plain data or a dataclass that the "
+                "executor's code names, or call register_checkpoint_type(cls)."
+            ) from None
         call.own_writes[key] = encoded
 
     def get_state(self, key: str, default: Any = None) -> Any:

@@ -158,6 +158,14 @@ class AllowList:
             if cls not in self._by_class:
                 self._allow(_registered.get(cls) or _stored_type(cls, cls.__qualname__))
 
+    def allow_free(self, classes: Iterable[type]) -> None:
+        """Add classes that are only guessed to be needed: those whose names are free, as are those of their fields."""
+        for cls in classes:
+            needed = [one for one in storable_classes([cls]) if one not in self._by_class]
+            tags = [_registered[one].tag if one in _registered else one.__qualname__ for one in needed]
+            if self._by_tag.keys().isdisjoint(tags) and len(set(tags)) == len(tags):
+                self.allow([cls])
+
     def _allow(self, stored: StoredType) -> None:
         other = self._by_tag.get(stored.tag)
         if other is not None and other.cls is not stored.cls:
