@@ -1,5 +1,6 @@
 """What the README says is what happens."""
 
+import inspect
 import re
 import subprocess
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, Never
 
 import pytest
 
+import agent_host
 from agent_host import WorkflowBuilder, WorkflowContext, executor
 from tests.docs.generated import GENERATED, settings_rows
 from tests.docs.pages import ROOT, blocks, marked, run_page
@@ -45,6 +47,22 @@ def test_the_table_of_settings_is_complete_and_right() -> None:
     """Every setting stands in the README with its default, its option and its variable."""
     table = [[cell.strip("`") for cell in row[:4]] for row in rows(section("Settings"))]
     assert table == [list(row) for row in settings_rows()]
+
+
+def test_the_table_of_the_engine_names_what_exists() -> None:
+    """Every name in the table is public, and so is every member and parameter that stands beside it."""
+    found = [re.findall(r"`([A-Za-z_.]+)[=(`]", cell) for _, cell in rows(section("The engine by itself"))]
+    assert all(found)
+    for names in found:
+        parameters: set[str] = set()
+        for name in names:
+            thing: Any = agent_host
+            if name[0].isupper() or hasattr(agent_host, name):
+                for part in name.split("."):
+                    thing = getattr(thing, part)
+                parameters |= set(inspect.signature(thing).parameters) if callable(thing) else set()
+            else:
+                assert name in parameters or name in ("wrapper", "codec", "open_store"), name
 
 
 def test_the_layout_is_the_one_of_the_tree() -> None:

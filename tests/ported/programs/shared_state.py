@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Never
 
-from agent_host import WorkflowBuilder, WorkflowContext, executor, register_checkpoint_type
+from agent_host import WorkflowBuilder, WorkflowContext, executor
 
 
 @dataclass
@@ -11,9 +11,6 @@ class Letter:
     number: int
     sender: str
     body: list[str]
-
-
-register_checkpoint_type(Letter)  # it stands in no handler's annotation
 
 
 @dataclass
