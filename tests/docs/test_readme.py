@@ -62,7 +62,7 @@ def test_the_table_of_the_engine_names_what_exists() -> None:
                     thing = getattr(thing, part)
                 parameters |= set(inspect.signature(thing).parameters) if callable(thing) else set()
             else:
-                assert name in parameters or name in ("wrapper", "codec", "open_store"), name
+                assert name in parameters, name
 
 
 def test_the_layout_is_the_one_of_the_tree() -> None:
