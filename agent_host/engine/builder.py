@@ -1,5 +1,6 @@
 """Declare a workflow: executors, edges, outputs. Everything is checked in `build()`."""
 
+import inspect
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -79,6 +80,10 @@ class WorkflowBuilder:
         self._intermediates = intermediate_output_from
         self._version = version
         self._reducers = dict(state or {})
+        for key, given in self._reducers.items():
+            reducer: object = given
+            if not callable(reducer) or inspect.iscoroutinefunction(reducer):
+                raise WorkflowValidationError(f"state[{key!r}] must be a plain function of two values: {reducer!r}.")
         self._codec = codec
         self._graph_policy = GraphPolicy(on_graph_change, migrate)
         self._executors: dict[str, Executor] = {}

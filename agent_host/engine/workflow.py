@@ -5,16 +5,15 @@ Rule 1: a session has one run at a time. The claim belongs to the run: only its 
 Rule 2: nothing about a run is kept here; what a session is stands in its head commit.
 """
 
-import asyncio
-import contextlib
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 from agent_host.engine.cells import QUEUE, split_nested
 from agent_host.engine.checkpoint import Commit
+from agent_host.engine.claims import Claims
 from agent_host.engine.definition import Declaration, Definition, OutputDesignation, capture
 from agent_host.engine.events import WorkflowEvent, WorkflowRunResult, WorkflowRunState
 from agent_host.engine.executors.executor import Executor
@@ -31,7 +30,6 @@ from agent_host.engine.storage.head_publisher import HeadPublisher, blobs_with_r
 from agent_host.engine.view import View, read_view
 from agent_host.errors import (
     CheckpointNotFoundError,
-    WorkflowBusyError,
     WorkflowCheckpointException,
     WorkflowConflictError,
     WorkflowException,
@@ -49,23 +47,6 @@ class _Nothing:
 
 
 _NOTHING: Any = _Nothing()
-
-
-class _Claim:
-    """Proof that a run owns a session. Held weakly by the workflow: a claim nobody holds is no claim.
-
-    The run of a stream belongs to whoever holds the stream; when that is dropped, the claim is abandoned.
-    """
-
-    __slots__ = ("__weakref__", "_stream", "task")
-
-    def __init__(self, task: "asyncio.Task[Any] | None", stream: "weakref.ref[ResponseStream] | None") -> None:
-        self.task = task
-        self._stream = stream
-
-    @property
-    def is_abandoned(self) -> bool:
-        return self._stream is not None and self._stream() is None
 
 
 @dataclass(slots=True)
@@ -97,6 +78,17 @@ class _Request:
             raise ValueError("session_id must not be empty.")
         if self.message is not _NOTHING and self.responses:
             raise ValueError("run() takes a message or responses, not both.")
+        if self.responses is not None and not isinstance(self.responses, Mapping):
+            raise TypeError(f"responses takes a mapping of request ids to answers; got {self.responses!r}.")
+        options = self.options
+        for name, given, known in (
+            ("durability", options.durability, get_args(Durability)),
+            ("on_checkpoint_error", options.on_checkpoint_error, get_args(OnCheckpointError)),
+        ):
+            if given not in known:
+                raise ValueError(f"{name} is one of {', '.join(map(repr, known))}; got {given!r}.")
+        if options.max_iterations is not None and options.max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1; got {options.max_iterations}.")
 
 
 class Workflow:
@@ -115,13 +107,13 @@ class Workflow:
         self._codec = codec
         self._storage = storage
         self._definition: Definition | None = None
-        self._claims: dict[tuple[int, str], weakref.ref[_Claim]] = {}
+        self._claims = Claims(declaration.name)
         self._sessions: dict[str, _Session] = {}
         self._pinned = InMemoryCheckpointStorage(codec)
         self._status = WorkflowRunState.IDLE
 
     def __repr__(self) -> str:
-        running = sum(1 for claim in self._claims.values() if claim() is not None)
+        running = self._claims.held
         return f"<Workflow {self.name!r}, {len(self.graph.executors)} executors, {running} sessions running>"
 
     # --- Run ---
@@ -197,7 +189,7 @@ class Workflow:
                 sink(event)
 
         key = (id(request.storage), request.session_id)
-        claim = await self._claim(key, stream)
+        claim = await self._claims.take(key, stream)
         try:
             run, publisher = await self._open(await self.definition(), request, hear)
             await self._drive(run, request)
@@ -209,7 +201,7 @@ class Workflow:
                 include_status=request.include_status_events,
             )  # fmt: skip
         finally:
-            self._give_back(key, claim)
+            self._claims.give_back(key, claim)
 
     async def _open(
         self, definition: Definition, request: _Request, hear: Callable[[WorkflowEvent], None]
@@ -295,7 +287,7 @@ class Workflow:
         `WorkflowCheckpointException` while messages are queued; open requests are part of the checkpoint.
         """
         storage = self._storage_for(checkpoint_storage)
-        async with self._idle(storage, session_id):
+        async with self._claims.idle((id(storage), session_id)):
             definition = await self.definition()
             if storage is None:
                 return await self._pin(definition, session_id)
@@ -334,7 +326,7 @@ class Workflow:
         Its earlier checkpoints stay and can be run from. Refused with `WorkflowBusyError` during a run.
         """
         storage = self._storage_for(checkpoint_storage)
-        async with self._idle(storage, session_id):
+        async with self._claims.idle((id(storage), session_id)):
             definition = await self.definition()
             root = definition.root
             read = blobs_with_root(root, storage.log.blobs if storage is not None else None)
@@ -364,7 +356,7 @@ class Workflow:
         Copies nothing. Refused with `WorkflowConflictError` if the session exists already.
         """
         storage = self._storage_for(checkpoint_storage)
-        async with self._idle(storage, session_id):
+        async with self._claims.idle((id(storage), session_id)):
             definition = await self.definition()
             if storage is None:
                 exists = session_id in self._sessions
@@ -429,7 +421,7 @@ class Workflow:
         `WorkflowBusyError` during a run.
         """
         storage = self._storage_for(checkpoint_storage)
-        async with self._idle(storage, session_id):
+        async with self._claims.idle((id(storage), session_id)):
             request = _Request(_NOTHING, None, session_id, None, storage, RunOptions(), False)
             run, _ = await self._open(await self.definition(), request, lambda event: None)
             outward = [name for name, (frame, _) in run.lane.open_requests().items() if frame.outward]
@@ -525,39 +517,6 @@ class Workflow:
                 "Give one to the builder: WorkflowBuilder(name=...)."
             )
         return given or self._storage
-
-    # --- The claim on a session ---
-
-    async def _claim(self, key: tuple[int, str], stream: "weakref.ref[ResponseStream] | None" = None) -> _Claim:
-        held = self._holder(key)
-        if held is not None and held.is_abandoned and held.task is not None:
-            held.task.cancel()  # the stream of that run was dropped: nobody can read it any more
-            await asyncio.wait([held.task])
-            held = self._holder(key)
-        if held is not None:
-            raise WorkflowBusyError(
-                f"Session {key[1]!r} of workflow {self.name!r} has a run already. Await it, or use another session_id."
-            )
-        claim = _Claim(asyncio.current_task(), stream)
-        self._claims[key] = weakref.ref(claim)
-        return claim
-
-    def _holder(self, key: tuple[int, str]) -> _Claim | None:
-        held = self._claims.get(key)
-        return held() if held is not None else None
-
-    def _give_back(self, key: tuple[int, str], claim: _Claim) -> None:
-        if self._holder(key) in (claim, None):
-            self._claims.pop(key, None)
-
-    @contextlib.asynccontextmanager
-    async def _idle(self, storage: CheckpointStorage | None, session_id: str) -> AsyncIterator[None]:
-        key = (id(storage), session_id)
-        claim = await self._claim(key)
-        try:
-            yield
-        finally:
-            self._give_back(key, claim)
 
     def _queued(self, session_id: str) -> WorkflowException:
         return WorkflowCheckpointException(

@@ -130,13 +130,13 @@ async def test_a_late_finalizer_leaves_a_newer_run_alone() -> None:
 async def test_a_claim_is_given_back_only_by_its_owner() -> None:
     """A run that ends after another has claimed the session does not free it."""
     workflow = counting()
-    old = await workflow._claim((0, "s"))
-    workflow._claims.clear()
-    new = await workflow._claim((0, "s"))
-    workflow._give_back((0, "s"), old)
-    assert workflow._holder((0, "s")) is new
-    workflow._give_back((0, "s"), new)
-    assert workflow._holder((0, "s")) is None
+    old = await workflow._claims.take((0, "s"))
+    workflow._claims._taken.clear()
+    new = await workflow._claims.take((0, "s"))
+    workflow._claims.give_back((0, "s"), old)
+    assert workflow._claims.holder((0, "s")) is new
+    workflow._claims.give_back((0, "s"), new)
+    assert workflow._claims.holder((0, "s")) is None
 
 
 async def test_a_storage_given_to_one_run_is_forgotten_after_it() -> None:

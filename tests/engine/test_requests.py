@@ -57,7 +57,7 @@ class Asker(Executor):
         assert isinstance(ids, list)
         for name in ids:
             if name.startswith("unknown"):
-                await ctx.request_info({name}, Unknown, request_id=name)
+                await ctx.request_info({name}, globals()["Unknown"], request_id=name)
             elif name.startswith("hard"):
                 await ctx.request_info(Hard(name), bool, request_id=name)
             elif name.startswith("any"):

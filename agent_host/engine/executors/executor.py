@@ -80,8 +80,11 @@ class Executor:
             raise WorkflowValidationError(
                 f"An executor's id is 1 to 128 printable characters without '/'; got {id!r} for {type(self).__name__}."
             )
-        if timeout is not None and timeout <= 0:
-            raise WorkflowValidationError(f"The timeout of executor {id!r} must be positive; got {timeout}.")
+        if timeout is not None and not _is_positive(timeout):
+            raise WorkflowValidationError(f"The timeout of executor {id!r} must be positive seconds; got {timeout!r}.")
+        given = retry
+        if given is not None and not isinstance(given, RetryPolicy):
+            raise WorkflowValidationError(f"The retry of executor {id!r} must be a RetryPolicy; got {given!r}.")
         self.id = id
         self._agent_host_retry = retry
         self._agent_host_timeout = timeout
@@ -132,6 +135,10 @@ class Executor:
 
     def _all_handlers(self) -> tuple[Any, ...]:
         return (*self.handler_table.handlers, *self.handler_table.responders)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and value > 0
 
 
 def _union(hints: Any) -> list[Any]:

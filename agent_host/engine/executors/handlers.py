@@ -101,6 +101,8 @@ def read_handler(function: Callable[..., Any], *, kind: Kind, owner: str, skip_s
     if not wanted - 1 <= len(parameters) <= wanted:
         shape = "(request, response, ctx)" if wanted == 3 else "(message, ctx)"
         raise HandlerError(f"{where} must take {shape}; it takes {len(parameters)} parameters.")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise HandlerError(f"{where} has a `yield`, so calling it would do nothing. Use ctx.yield_output(...) instead.")
     explicit = mark.explicit
     hints = {} if "input" in explicit else _hints(function, mark.names, where)
     types = [explicit.get("input"), explicit.get("response")] if explicit else [hints.get(p.name) for p in parameters]

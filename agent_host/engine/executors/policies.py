@@ -23,6 +23,9 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
             raise WorkflowValidationError(f"max_attempts must be at least 1; got {self.max_attempts}.")
+        kinds: object = self.retry_on
+        if not isinstance(kinds, tuple) or not all(isinstance(kind, type) for kind in kinds):
+            raise WorkflowValidationError(f"retry_on takes a tuple of exception classes; got {kinds!r}.")
         if min(self.delay, self.backoff, self.max_delay) < 0:
             raise WorkflowValidationError("delay, backoff and max_delay of a RetryPolicy must not be negative.")
 
@@ -35,4 +38,7 @@ class RetryPolicy:
         lasting = isinstance(error, WorkflowException) and not isinstance(error, ExecutorTimeoutError)
         if attempt >= self.max_attempts or lasting or not isinstance(error, self.retry_on):
             return None
-        return min(self.delay * self.backoff ** (attempt - 1), self.max_delay)
+        try:
+            return min(self.delay * self.backoff ** (attempt - 1), self.max_delay)
+        except OverflowError:
+            return self.max_delay

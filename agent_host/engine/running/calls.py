@@ -23,7 +23,7 @@ from agent_host.engine.running.frame import Frame, response_type
 from agent_host.engine.running.journal import Journal
 from agent_host.engine.running.notes import Finished, Notes
 from agent_host.engine.running.routing import Invocation, Plan
-from agent_host.engine.running.tasks import end
+from agent_host.engine.running.tasks import end, ended
 from agent_host.engine.running.threads import LeftBehind, in_thread
 from agent_host.engine.serialization.codec import Encoded
 from agent_host.errors import ExecutorTimeoutError, UnsupportedValueError, WorkflowRunnerException
@@ -83,9 +83,10 @@ class Calls:
         effects: list[list[Any]] = []
         work: list[Coroutine[Any, Any, None]] = []
         count, joining = 0, False
-        for frame, plan in plans:
+        for frame, _ in plans:
             if not frame.clones:
                 await frame.materialise()
+        for frame, plan in plans:
             by_executor: dict[str, list[Invocation]] = {}
             for invocation in plan.invocations:
                 by_executor.setdefault(invocation.executor, []).append(invocation)
@@ -129,10 +130,12 @@ class Calls:
             effects[invocation.index] = effect
             if self._several and self._keeps_notes:
                 done = Done(frame, invocation, effect, dict(own_writes))
-                self._done.append(done)
                 more = self._running > 1 or number < len(invocations)
-                if number < len(invocations):
-                    done.cells = await frame.snapshot(invocation.executor)
+                try:  # before anyone else sees it: the next call changes the executor
+                    if number < len(invocations):
+                        done.cells = await frame.snapshot(invocation.executor)
+                finally:
+                    self._done.append(done)
                 if self._record is not None and self._noting is None and more:
                     self._noting = asyncio.ensure_future(self._note_early())
         if left_behind is not None:
@@ -279,9 +282,8 @@ class Calls:
     async def _end_noting(self) -> None:
         noting, self._noting = self._noting, None
         if noting is not None:
-            await asyncio.wait([noting])
-            if not noting.cancelled():
-                noting.result()
+            await ended([noting])
+            noting.result()
 
 
 def _receivers(plans: Sequence[tuple[Frame, Plan]]) -> Mapping[int, int]:

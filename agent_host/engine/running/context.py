@@ -164,6 +164,8 @@ class WorkflowContext(Generic[OutT, W_OutT]):
                 f"Executor {self._call.name!r} asks with a {type(request_data).__name__} for a "
                 f"{annotations.name(response_type)}, but has no @response_handler for that pair."
             )
+        if request_id is not None and not isinstance(request_id, str):
+            raise WorkflowRunnerException(f"A request's id is text; got {request_id!r}.")
         name = request_id or self._around.new_request_id()
         if self._around.is_open(name) or any(asked.request_id == name for asked in self._effect.asked):
             raise WorkflowRunnerException(f"A request with the id {name!r} is open already; answer it first.")
@@ -345,6 +347,8 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             self._check(default, "request_info")
         if expires_in is None:
             return None
+        if not isinstance(expires_in, (int, float, timedelta)):
+            raise WorkflowRunnerException(f"expires_in takes seconds or a timedelta; got {expires_in!r}.")
         seconds = expires_in.total_seconds() if isinstance(expires_in, timedelta) else expires_in
         if not seconds > 0:
             raise WorkflowRunnerException(f"expires_in must be positive; got {expires_in!r}.")

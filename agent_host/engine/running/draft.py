@@ -82,13 +82,15 @@ class Draft:
                 del self._proposed[key]
             else:
                 self._proposed[key] = reference
-        delta = {**self._carried, **delta}
+        blobs = self._blobs
+        if self._carried:
+            delta, blobs = {**self._carried, **delta}, {**self._carried_blobs, **blobs}
         complete = view.distance + 1 >= MANIFEST_EVERY
         return Commit(
             id=new_id(), parent=view.commit_id, workflow=workflow, session_id=session_id, kind=kind,
             seq=view.seq + 1, step=view.step + steps, created_at=clock(), signature=signature,
             delta=dict(self._proposed) if complete else delta, complete=complete,
-            distance=0 if complete else view.distance + 1, blobs={**self._carried_blobs, **self._blobs},
+            distance=0 if complete else view.distance + 1, blobs=blobs,
         )  # fmt: skip
 
     def accept(self, commit: Commit) -> None:

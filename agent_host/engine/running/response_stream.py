@@ -10,6 +10,8 @@ from agent_host.engine.events import WorkflowEvent, WorkflowRunResult
 from agent_host.engine.running.tasks import end
 from agent_host.errors import WorkflowRunnerException
 
+_running: set["asyncio.Task[WorkflowRunResult]"] = set()
+
 
 class Reader:
     """What a run and the reader of its stream share, so that neither holds the other."""
@@ -17,10 +19,12 @@ class Reader:
     def __init__(self) -> None:
         self._events: asyncio.Queue[WorkflowEvent | None] = asyncio.Queue()
         self._wants_more = asyncio.Event()
+        self._left = False
 
     def put(self, event: WorkflowEvent | None) -> None:
         """Hand over an event, or None for the end."""
-        self._wants_more.clear()
+        if not self._left:
+            self._wants_more.clear()
         self._events.put_nowait(event)
 
     async def next(self) -> WorkflowEvent | None:
@@ -30,8 +34,15 @@ class Reader:
         return await self._events.get()
 
     async def caught_up(self) -> None:
-        """Wait until everything has been read and the reader asks for more."""
+        """Wait until everything has been read and the reader asks for more; ends the run if nobody reads any more."""
         await self._wants_more.wait()
+        if self._left:
+            raise asyncio.CancelledError
+
+    def leave(self) -> None:
+        """Read no more, also if a handler swallows the cancellation of its run."""
+        self._left = True
+        self._wants_more.set()
 
 
 class ResponseStream:
@@ -85,6 +96,7 @@ class ResponseStream:
     async def close(self) -> None:
         """End the run if it has not ended; its tasks are awaited."""
         self._closed = True
+        self._reader.leave()
         if self._task is not None:
             await end([self._task])
 
@@ -99,6 +111,7 @@ class ResponseStream:
     def __del__(self) -> None:
         task = self._task
         if task is not None and not task.done() and not task.get_loop().is_closed():
+            task.get_loop().call_soon_threadsafe(self._reader.leave)
             task.get_loop().call_soon_threadsafe(task.cancel)
 
     def _running(self) -> "asyncio.Task[WorkflowRunResult]":
@@ -109,6 +122,8 @@ class ResponseStream:
             reader = self._reader
             self._task = asyncio.ensure_future(self._start(reader.put, weakref.ref(self)))
             self._task.add_done_callback(lambda task: _tell_end(task, reader))
+            _running.add(self._task)  # the event loop holds tasks weakly
+            self._task.add_done_callback(_running.discard)
         return self._task
 
 

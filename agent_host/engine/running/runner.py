@@ -112,6 +112,7 @@ class Run:
         self.settled = lane.unfinished()
         self.at_rest = False
         self.moved = False
+        self._expired_last = False
         self._sink = sink
         self._hears = options.hears
         self._sequence = 0
@@ -124,7 +125,7 @@ class Run:
         self._around = self._surroundings()
         steps = options.durability == "step"
         self.calls = Calls(
-            self._around, self._emit, record=publisher.record if publisher is not None and steps else None,
+            self._around, self._emit, record=self._record if publisher is not None and steps else None,
             keeps_notes=steps, sleep=options.sleep,
             watched=options.hears is None or bool(options.hears & {"executor_invoked", "executor_completed"}),
         )  # fmt: skip
@@ -160,10 +161,13 @@ class Run:
         """Go on with what is queued already, and with requests that have expired."""
         self._begin()
         with self._telling_failure():
-            if self._take_expired():
+            if self.lane.queued:
+                # Requests that have expired wait for the end: a commit for them would part the notes from their commit.
+                self._expired_last = True
+                if self.publisher is not None and self._may_use_notes():
+                    notes.take_up(self.calls.notes, await self.publisher.recorded(), self.lane)
+            elif self._take_expired():
                 await self._boundary("response", steps=0)
-            elif self.publisher is not None and self.lane.queued and self._may_use_notes():
-                notes.take_up(self.calls.notes, await self.publisher.recorded(), self.lane)
 
     def _may_use_notes(self) -> bool:
         """Notes are of this session and of this graph; in another one the calls have other numbers."""
@@ -192,12 +196,10 @@ class Run:
         """
         with self._telling_failure():
             with watched():
-                while self.lane.queued and not self.options.stop.requested:
-                    self._refuse_endless()
-                    self.iteration += 1
-                    await self._superstep()
-                    if self.options.pace is not None and self.lane.queued:
-                        await self.options.pace()
+                await self._supersteps()
+                if self._expired_last and not self.lane.queued and self._take_expired():
+                    await self._boundary("response", steps=0)
+                    await self._supersteps()
             if self.options.durability == "turn":
                 await self._settle("step")
             self.at_rest = self.moved = True
@@ -205,22 +207,43 @@ class Run:
             waits = any(frame.outward for frame, _ in self.lane.open_requests().values())
             self._status(WorkflowRunState.IDLE_WITH_PENDING_REQUESTS if waits else WorkflowRunState.IDLE)
 
+    async def _supersteps(self) -> None:
+        while self.lane.queued and not self.options.stop.requested:
+            self._refuse_endless()
+            self.iteration += 1
+            await self._superstep()
+            if self.options.pace is not None and self.lane.queued:
+                await self.options.pace()
+
     @contextmanager
     def _telling_failure(self) -> Iterator[None]:
         try:
             yield
-        except asyncio.CancelledError:
-            self._status(WorkflowRunState.CANCELLED)
-            raise
-        except Exception as error:
-            self._emit("failed", details=WorkflowErrorDetails.from_exception(error))
-            self._status(WorkflowRunState.FAILED)
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                self._status(WorkflowRunState.CANCELLED)
+                raise
+            self._fail(error)
+            raise WorkflowRunnerException(
+                "A condition, a hook or the storage awaited something that was cancelled."
+            ) from error
+        except SystemExit as error:
+            # Libraries for command lines end the process when they dislike their input; a workflow may not.
+            self._fail(error)
+            raise WorkflowRunnerException(f"A condition or a hook called sys.exit({error.code!r}).") from error
+        except BaseException as error:
+            self._fail(error)
             raise
 
+    def _fail(self, error: BaseException) -> None:
+        self._emit("failed", details=WorkflowErrorDetails.from_exception(error))
+        self._status(WorkflowRunState.FAILED)
+
     async def _superstep(self) -> None:
-        self._emit("superstep_started", checkpoint_id=self._here())
+        here = self._here()
+        self._emit("superstep_started", checkpoint_id=here)
         plans = await self._route()
-        self._look_around()
+        self._look_around(here)
         effects = await self.calls.make(plans)
         merged = [_merged(frame, of_frame) for (frame, _), of_frame in zip(plans, effects, strict=True)]
         self._hold(settle(self.lane, plans, merged))
@@ -243,11 +266,11 @@ class Run:
                 plans.append((frame, plan))
         return plans
 
-    def _look_around(self) -> None:
+    def _look_around(self, here: str | None) -> None:
         """Tell the handlers of the next superstep where they are."""
         around, known = self._around, self.calls.notes
         around.iteration = self.iteration
-        around.checkpoint_id = self._here()
+        around.checkpoint_id = here
         around.seed, around.now = known.seed, known.began
 
     def _blank_notes(self) -> Notes:
@@ -327,7 +350,7 @@ class Run:
         if commit is not None and stored:
             lane.accept(commit)
             self._uncommitted_steps = 0
-        for event in events:
+        for event in events if stored else (replace(event, checkpoint_id=None) for event in events):
             self._sink(event)
 
     def _commit_id(self) -> str:
@@ -335,8 +358,16 @@ class Run:
 
     async def _publish(self, publisher: Publisher, boundary: Boundary) -> bool:
         """Whether the boundary is durable now. Raises if it must be and could not be stored."""
+        return await self._stored(publisher.publish(boundary))
+
+    async def _record(self, entries: Mapping[str, bytes]) -> None:
+        """Note what is finished of a superstep that starts from the session's head; elsewhere notes stay in memory."""
+        if self.publisher is not None and (self.moved or not self.options.branch):
+            await self._stored(self.publisher.record(entries))
+
+    async def _stored(self, writing: Awaitable[None]) -> bool:
         try:
-            await publisher.publish(boundary)
+            await writing
         except WorkflowConflictError:
             raise
         except Exception as error:
@@ -461,6 +492,8 @@ class Run:
 
     def _hold(self, settled: Settled) -> None:
         """Keep what a superstep has settled until its commit is durable, questions until the run's is."""
+        for warning in settled.warnings:
+            self._warn(warning)
         for output in settled.outputs:
             self._held.append((output.kind, {
                 "data": output.value, "executor_id": output.executor_id, "streamed": output.streamed,
@@ -478,6 +511,11 @@ def _merged(frame: Frame, effects: Sequence[Any]) -> Merged:
         return reduce_state(frame, key, frame.reducers[key], frame.read_state(key), updates)
 
     return merge(effects, reduce)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _on_loop(loop: asyncio.AbstractEventLoop) -> bool:

@@ -39,6 +39,7 @@ class Settled(msgspec.Struct):
 
     outputs: list[SettledOutput] = msgspec.field(default_factory=list)
     asked: list[tuple[Frame, OpenRequest, Any]] = msgspec.field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
 
 
 def settle(lane: Lane, plans: Sequence[tuple[Frame, Plan]], merged: Sequence[Merged]) -> Settled:
@@ -93,12 +94,12 @@ def _take_up(
         frame.keep_journal(executor, journal)
     frame.waiting = Waiting(tuple(sent), plan.joins, open_requests)
     for executor, entry in merged.nested:
-        _go_down(lane, frame, executor, entry)
+        _go_down(lane, frame, executor, entry, settled)
     for index, number, executor, output, attempt in merged.yielded:
         _yield_around(lane, frame, executor, output, (offset + index, number, attempt), rising, settled)
 
 
-def _go_down(lane: Lane, frame: Frame, executor: str, entry: Entered | Replied) -> None:
+def _go_down(lane: Lane, frame: Frame, executor: str, entry: Entered | Replied, settled: Settled) -> None:
     if isinstance(entry, Entered):
         instance = lane.instance_for(frame, executor)
         start = instance.definition.graph.start
@@ -113,7 +114,10 @@ def _go_down(lane: Lane, frame: Frame, executor: str, entry: Entered | Replied) 
             left = {name: other for name, other in below.waiting.requests.items() if name != entry.request_id}
             below.waiting = Waiting((*below.waiting.queue, queued), below.waiting.joins, left)
             return
-    raise requests.unknown(entry.request_id, (), f"in the nested workflow {frame.name(executor)!r}")
+    settled.warnings.append(
+        f"An answer to the request {entry.request_id!r} of the nested workflow {frame.name(executor)!r} was dropped: "
+        "no such request is open there, or not any more."
+    )
 
 
 def _ask_around(
