@@ -33,6 +33,8 @@ log = logging.getLogger("agent_host.engine")
 Record = Callable[[Mapping[str, bytes]], Awaitable[None]]
 Sleep = Callable[[float], Awaitable[None]]
 
+_PLAIN = frozenset({str, int, float, bool, bytes, type(None)})
+
 
 class Tell(Protocol):
     """Emit an event of the run."""
@@ -129,7 +131,7 @@ class Calls:
             effect = await self._call(frame, invocation, own_writes, offset + invocation.index)
             effects[invocation.index] = effect
             if self._several and self._keeps_notes:
-                done = Done(frame, invocation, effect, dict(own_writes))
+                done = Done(frame, invocation, effect, dict(own_writes) if own_writes else {})
                 more = self._running > 1 or number < len(invocations)
                 try:  # before anyone else sees it: the next call changes the executor
                     if number < len(invocations):
@@ -178,7 +180,8 @@ class Calls:
         arguments = self._arguments(frame, invocation, again=again)
         handler = _handler(frame, call.handlers, invocation, arguments)
         context: WorkflowContext[Any, Any] = WorkflowContext(self._around, call)
-        self._tell("executor_invoked", executor_id=call.name, data=self._shown(arguments[-1]))
+        shown = self._shown(arguments[-1]) if self._watched else None
+        self._tell("executor_invoked", executor_id=call.name, data=shown)
         if handler.takes_context:
             arguments = (*arguments, context)
         if handler.takes_self:
@@ -195,8 +198,8 @@ class Calls:
             raise
         finally:
             effect = context._end()
-        made = [sent.payload for sent in effect.sent] + [output.whole for output in effect.yielded]
-        self._tell("executor_completed", executor_id=call.name, data=self._shown(made) if made else None)
+        shown = self._shown(_made(effect)) if self._watched and (effect.sent or effect.yielded) else None
+        self._tell("executor_completed", executor_id=call.name, data=shown)
         effect.attempt = call.attempt
         return effect
 
@@ -216,12 +219,12 @@ class Calls:
         return (delivered if invocation.joined else delivered[0],)
 
     def _shown(self, value: Any) -> Any:
-        """A copy for whoever watches the run; the value itself if it cannot be copied. None where nobody watches."""
-        codec = self._around.codec
-        if not self._watched:
-            return None
+        """A copy for whoever watches the run; the value itself if it cannot be copied."""
+        if type(value) in _PLAIN:
+            return value
         if type(value) is list:  # what a join delivers, or a call has made
-            return [self._shown(item) for item in value]
+            return [item if type(item) in _PLAIN else self._shown(item) for item in value]
+        codec = self._around.codec
         if codec.is_immutable(value):
             return value
         try:
@@ -284,6 +287,11 @@ class Calls:
         if noting is not None:
             await ended([noting])
             noting.result()
+
+
+def _made(effect: Effect) -> list[Any]:
+    """What a call has sent and yielded."""
+    return [sent.payload for sent in effect.sent] + [output.whole for output in effect.yielded]
 
 
 def _receivers(plans: Sequence[tuple[Frame, Plan]]) -> Mapping[int, int]:

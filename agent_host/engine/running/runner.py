@@ -114,6 +114,7 @@ class Run:
         self.moved = False
         self._expired_last = False
         self._sink = sink
+        self._session = lane.session_id
         self._hears = options.hears
         self._sequence = 0
         self._uncommitted_steps = 0
@@ -471,15 +472,13 @@ class Run:
 
     def _event(self, kind: WorkflowEventType, **fields: Any) -> WorkflowEvent:
         sequence, self._sequence = self._sequence, self._sequence + 1
-        return WorkflowEvent(
-            type=kind, session_id=self.lane.session_id, sequence=sequence, iteration=self.iteration, **fields
-        )
+        return WorkflowEvent(kind, sequence=sequence, session_id=self._session, iteration=self.iteration, **fields)
 
     def _tell_custom(self, executor: str, event: WorkflowEvent) -> None:
         if self._hears is None or event.type in self._hears:
             sequence, self._sequence = self._sequence, self._sequence + 1
             self._sink(replace(
-                event, session_id=self.lane.session_id, sequence=sequence, iteration=self.iteration,
+                event, session_id=self._session, sequence=sequence, iteration=self.iteration,
                 executor_id=executor,
             ))  # fmt: skip
 
@@ -488,7 +487,10 @@ class Run:
 
     def _emit(self, kind: WorkflowEventType, **fields: Any) -> None:
         if self._hears is None or kind in self._hears:
-            self._sink(self._event(kind, **fields))
+            sequence, self._sequence = self._sequence, self._sequence + 1
+            self._sink(
+                WorkflowEvent(kind, sequence=sequence, session_id=self._session, iteration=self.iteration, **fields)
+            )
 
     def _hold(self, settled: Settled) -> None:
         """Keep what a superstep has settled until its commit is durable, questions until the run's is."""
