@@ -84,7 +84,7 @@ async def survey(store: Store, policy: GraphPolicy, definition: Definition, sinc
     report = Report(definition.name)
     sharing: dict[tuple[str, str], list[SavePoint]] = {}
     for point in await store.save_points(since):
-        if point.workflow == definition.name:
+        if point.workflow in (definition.name, ""):  # of what is gone, nobody knows whose it was
             sharing.setdefault((point.user, point.commit), []).append(point)
         else:
             report.elsewhere[point.workflow] += 1

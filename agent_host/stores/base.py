@@ -30,7 +30,8 @@ class CommitLog(Protocol):
          workflow's roots are among them.
     R25  `delete` removes a commit and keeps every descendant readable: the children become complete in the same
          step. False if there is no such commit.
-    R26  `delete` of a head or of a root raises `WorkflowCheckpointException` and changes nothing.
+    R26  `delete` of a head, of a root, or of what a stored response is continued from raises
+         `WorkflowCheckpointException` and changes nothing.
     R27  Sessions of one user are invisible to every other: heads, commits and deletions.
     R28  If the process dies inside `commit`, `move_head`, `delete`, `record` or `collect`, every commit reads as before
          or as after; once the verb has returned, what it has done stays. The other verbs change nothing.

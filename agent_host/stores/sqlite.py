@@ -114,7 +114,7 @@ class SqliteDatabase:
     def _connect_reader(self, path: str) -> None:
         reader = sqlite_file.connect_read_only(path)
         self._connections.append(reader)
-        sqlite_file.check_current(reader, path, migrations())
+        sqlite_file.check_readable(reader, path, migrations())
         self._reads.start([partial(self._run_reads, reader)])
 
     def _connection(self, path: str) -> sqlite3.Connection:

@@ -121,15 +121,14 @@ def connect_read_only(path: str) -> sqlite3.Connection:
     return connection
 
 
-def check_current(connection: sqlite3.Connection, path: str, steps: Sequence[Migration]) -> None:
-    """Raise `StoreFormatError` unless the file is a store in exactly the format of this version."""
+def check_readable(connection: sqlite3.Connection, path: str, steps: Sequence[Migration]) -> None:
+    """Raise `StoreFormatError` unless the file is a store that this version can read without changing it.
+
+    All formats until now have only added to the one before.
+    """
     check_format(connection, path, steps)
-    stored, known = version_of(connection), steps[-1].version
-    if stored < known:
-        raise StoreFormatError(
-            f"{path} is in format {stored}; this version reads format {known} only. Start the server on it once, "
-            "which brings it up to date."
-        )
+    if version_of(connection) < steps[0].version:
+        raise StoreFormatError(f"{path} is empty. Start the server on it once, which makes a store of it.")
 
 
 def check_format(connection: sqlite3.Connection, path: str, steps: Sequence[Migration]) -> None:

@@ -14,7 +14,13 @@ import pytest
 
 from agent_host.engine.checkpoint import INLINE, Commit, blob_hash, cells_of
 from agent_host.engine.ports import CommitLog
-from agent_host.errors import CheckpointNotFoundError, StoreClosedError, TurnConflictError, WorkflowConflictError
+from agent_host.errors import (
+    CheckpointNotFoundError,
+    StoreClosedError,
+    TurnConflictError,
+    WorkflowCheckpointException,
+    WorkflowConflictError,
+)
 from agent_host.stores import ResponseRecord, ResumePoint, SavePoint, Store
 from agent_host.testing.commit_log_contract import BODY, ROOT, CommitLogContract, bare, child
 
@@ -286,6 +292,23 @@ class StoreContract(CommitLogContract):
         assert point is not None
         assert await store.read_chain("", point.commit) == [bare(second), bare(first), bare(ROOT)]
         assert await store.read_blobs("", first.blobs) == first.blobs
+
+    async def test_what_a_response_is_continued_from_is_not_deleted(self, store: Store) -> None:
+        """R26: the commit with which a turn has ended stays with its response; those on the way there may go."""
+        first = child(ROOT, "one", session="resp_1")
+        second = child(first, "two", BODY, session="resp_1")
+        await store.finish("", response("1", ROOT, second), [ROOT, first, second])
+        with pytest.raises(WorkflowCheckpointException, match="resp_1"):
+            await store.commit_log().delete(second.id)
+        assert await store.commit_log().delete(first.id)
+        assert [commit.id for commit in await store.read_chain("", second.id)] == [second.id]
+
+    async def test_a_response_whose_commit_is_gone_is_told(self, store: Store) -> None:
+        """R17: it is among the save points, though nobody knows any more whose workflow it was."""
+        commit = child(ROOT, "one")  # of another session, so that its going is not noticed
+        await store.finish("", response("1", ROOT, commit), [ROOT, commit])
+        await store.commit_log().delete(commit.id)
+        assert await store.save_points(0) == [SavePoint("", "response", "resp_1", "", commit.id)]
 
     async def test_a_response_id_is_used_once(self, store: Store) -> None:
         """R14: a second turn with the same id is a conflict; its commits and blobs are not stored."""

@@ -1,7 +1,9 @@
 """Commits in files: what a crash, another process, damage and odd names do to them, and what they cost."""
 
 import asyncio
+import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -487,3 +489,47 @@ async def test_equal_content_is_written_once_in_a_file(tmp_path: Path) -> None:
     await log.commit([ROOT, one, child(one, "two", LARGE)], None)
     await log.commit([child(child(one, "two"), "three", LARGE)], "chk_two")
     assert file_of(tmp_path, "s1").stat().st_size < len(LARGE) + 2_000
+
+
+async def test_what_another_process_has_added_is_found(tmp_path: Path) -> None:
+    """A log that read a session's file before it grew finds the blobs of a fork that another log has made since."""
+    here, there = FileLog(tmp_path), FileLog(tmp_path)
+    commit = child(ROOT, "first", b"\x00\x00one")
+    await here.commit([ROOT, commit], None)
+    await there.chain(commit.id)
+    grown = child(commit, "grown", b"\x00\x00two")
+    await here.commit([grown], commit.id)
+    fork = child(grown, "fork", session="s2", complete=True)
+    fork = replace(fork, delta={**cells_of(await here.chain(grown.id)), **fork.delta})
+    await here.move_head("support", "s2", grown.id, None)
+    await here.commit([fork], grown.id)
+    assert (await there.chain(fork.id))[0].id == fork.id
+    assert await there.blobs(grown.blobs) == grown.blobs
+
+
+async def test_a_directory_that_has_gone_is_empty(tmp_path: Path) -> None:
+    """What was deleted while the log was open is not remembered: nothing is built on it."""
+    log = FileLog(tmp_path / "checkpoints")
+    commit = child(ROOT, "first")
+    await log.commit([ROOT, commit], None)
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(WorkflowConflictError):
+        await log.commit([child(commit, "second")], commit.id)
+    assert await log.head("support", "s1") is None
+    await log.commit([ROOT, commit], None)
+    assert await FileLog(tmp_path / "checkpoints").head("support", "s1") == commit.id
+
+
+async def test_a_commit_counts_although_the_index_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index only helps to find commits; one that cannot be written to fails nothing."""
+    log = FileLog(tmp_path)
+    await log.commit([ROOT, child(ROOT, "first")], None)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(log._directory, "index", full)
+    second = child(child(ROOT, "first"), "second")
+    await log.commit([second], child(ROOT, "first").id)
+    assert await FileLog(tmp_path).head("support", "s1") == second.id
+    assert (await FileLog(tmp_path).chain(second.id))[0].id == second.id

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from agent_host.errors import StoreFormatError
 from agent_host.stores import open_store, queries, rows
 from agent_host.stores.migrate import Migration, migrate, migrations, version_of
 from agent_host.testing.commit_log_contract import BODY, ROOT, bare, child
@@ -117,9 +116,12 @@ async def test_a_file_of_the_first_format_is_brought_up_to_date(first_format: Pa
     await store.aclose()
 
 
-async def test_an_older_file_is_not_read_only(first_format: Path) -> None:
-    """Reading does not migrate: the error names both formats and the remedy, and the file is left as it is."""
+async def test_an_older_file_is_read_without_bringing_it_up_to_date(first_format: Path) -> None:
+    """So that what a new version could not continue is known before it has touched the store."""
     before = first_format.read_bytes()
-    with pytest.raises(StoreFormatError, match=r"format 1; this version reads format 2 only\. Start the server"):
-        await open_store(str(first_format), read_only=True).open()
+    store = open_store(str(first_format), read_only=True)
+    await store.open()
+    assert [point.name for point in await store.save_points(0)] == ["s1", "resp_1"]
+    assert await store.read_chain("", child(ROOT, "one", BODY).id) == [bare(child(ROOT, "one", BODY)), bare(ROOT)]
+    await store.aclose()
     assert first_format.read_bytes() == before

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Collection
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from typing import get_args
 
 from agent_host.engine.checkpoint import (
     MANIFEST_EVERY,
     Commit,
+    CommitKind,
     blob_hash,
     body_references,
     cell_references,
@@ -173,6 +175,11 @@ class CheckpointStorage:
         least one of the two must be given. Heads and initial states always stay, kinds in `keep_kinds` stay, and,
         with `keep_pauses`, so do checkpoints with open requests. What stays reads as before.
         """
+        if keep_last is not None and keep_last < 0:
+            raise ValueError(f"keep_last must not be negative; got {keep_last}.")
+        unknown = set(keep_kinds) - set(get_args(CommitKind))
+        if unknown:
+            raise ValueError(f"keep_kinds is a set of {', '.join(get_args(CommitKind))}; got {min(unknown)!r}.")
         if keep_last is None and older_than is None:
             raise ValueError("prune() needs keep_last, older_than or both: which checkpoints may go.")
         since = None if older_than is None else now() - older_than

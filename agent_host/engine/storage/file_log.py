@@ -13,6 +13,7 @@ Rule 4: a run reads the files of its session and of those that session came from
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -176,7 +177,8 @@ class FileLog:
         if new and head == new[-1].id:
             head = PREVIOUS
         file.append(Entry(head=head, elsewhere=elsewhere), new, bodies)
-        self._directory.index([commit.id for commit in new], key)
+        with contextlib.suppress(OSError):  # the commit is on the disk; the index may lack entries
+            self._directory.index([commit.id for commit in new], key)
 
     def _move_head(self, name: Name, to: str, expected_head: str | None) -> None:
         with self._directory.changing([name]):

@@ -127,7 +127,7 @@ class SessionDirectory:
                     below |= dict.fromkeys(contents.elsewhere.values())
             waiting = [key for key in below if key not in asked]
         for key in self._keys() if missing else ():
-            if key not in asked and missing:
+            if missing:  # also in those that were asked: another process may have grown them since
                 found |= self.file(key).bodies(missing)
                 missing -= found.keys()
         return found

@@ -50,8 +50,11 @@ class SessionFile:
     def read(self) -> Iterator[Contents]:
         """What the file says now, for as long as the block lasts."""
         with self._lock:
-            with contextlib.suppress(FileNotFoundError), self._opened():
-                pass
+            try:
+                with self._opened():
+                    pass
+            except FileNotFoundError:  # also if it was there before: what it said is gone
+                self._contents, self._stamp = Contents(), b""
             yield self._contents
 
     @contextlib.contextmanager

@@ -33,6 +33,11 @@ INSERT INTO blobs (user_id, hash, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 -- The kind of a commit that the user may read.
 SELECT kind FROM commits WHERE user_id IN (?, '*') AND id = ?
 
+-- find_response_of_commit --
+-- The stored response whose turn ended with this commit; a turn's session has the id of its response.
+SELECT r.id FROM commits AS c JOIN responses AS r ON r.user_id = c.user_id AND r.id = c.session_id
+WHERE c.user_id = ? AND c.id = ? AND r.commit_id = c.id
+
 -- find_root --
 -- Whether a root commit is stored.
 SELECT 1 FROM commits WHERE user_id = '*' AND id = ?
@@ -130,7 +135,7 @@ DELETE FROM notes WHERE user_id = ? AND workflow = ? AND session_id = ?
 SELECT user_id, workflow, session_id, commit_id FROM heads ORDER BY user_id, workflow, session_id
 
 -- select_recent_responses --
--- The commit of every user's responses since a time, with the commit's workflow.
-SELECT r.user_id, c.workflow, r.id, r.commit_id
-FROM responses AS r INDEXED BY responses_by_time JOIN commits AS c ON c.user_id IN (r.user_id, '*') AND c.id = r.commit_id
+-- The commit of every user's responses since a time, with the commit's workflow, empty if the commit is gone.
+SELECT r.user_id, COALESCE(c.workflow, ''), r.id, r.commit_id
+FROM responses AS r LEFT JOIN commits AS c ON c.user_id IN (r.user_id, '*') AND c.id = r.commit_id
 WHERE r.created_at >= ? ORDER BY r.created_at, r.id
