@@ -21,7 +21,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agent-host")
 def main() -> None:
-    """Serve a workflow through the OpenAI Responses API."""
+    """Serve a workflow through the OpenAI Responses API, look at it, and check it against what is stored."""
 
 
 from agent_host.cli.check import check  # noqa: E402 - the verbs register themselves on the group above
