@@ -5,12 +5,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from agent_host.engine.builder import DEFAULT_MAX_ITERATIONS as DEFAULT_MAX_ITERATIONS
     from agent_host.engine.builder import WorkflowBuilder as WorkflowBuilder
+    from agent_host.engine.drawing.workflow_viz import WorkflowViz as WorkflowViz
     from agent_host.engine.events import CustomEvent as CustomEvent
+    from agent_host.engine.events import WorkflowErrorDetails as WorkflowErrorDetails
     from agent_host.engine.events import WorkflowEvent as WorkflowEvent
+    from agent_host.engine.events import WorkflowEventType as WorkflowEventType
     from agent_host.engine.events import WorkflowRunResult as WorkflowRunResult
     from agent_host.engine.events import WorkflowRunState as WorkflowRunState
     from agent_host.engine.executors.executor import Executor as Executor
+    from agent_host.engine.executors.executor import FunctionExecutor as FunctionExecutor
     from agent_host.engine.executors.executor import config as config
     from agent_host.engine.executors.executor import executor as executor
     from agent_host.engine.executors.executor import state as state
@@ -28,13 +33,38 @@ if TYPE_CHECKING:
     from agent_host.engine.functional.step_wrapper import step as step
     from agent_host.engine.graph.edges import Case as Case
     from agent_host.engine.graph.edges import Default as Default
+    from agent_host.engine.graph.graph import WorkflowWarning as WorkflowWarning
+    from agent_host.engine.history import CheckpointInfo as CheckpointInfo
+    from agent_host.engine.migration.salvage import StoredObject as StoredObject
+    from agent_host.engine.migration.stored_state import StoredState as StoredState
+    from agent_host.engine.nested import SubWorkflowRequestMessage as SubWorkflowRequestMessage
+    from agent_host.engine.nested import SubWorkflowResponseMessage as SubWorkflowResponseMessage
     from agent_host.engine.nested import WorkflowExecutor as WorkflowExecutor
     from agent_host.engine.running.context import WorkflowContext as WorkflowContext
     from agent_host.engine.running.response_stream import ResponseStream as ResponseStream
+    from agent_host.engine.serialization.pickling import PickleCodec as PickleCodec
     from agent_host.engine.serialization.stored_types import register_checkpoint_type as register_checkpoint_type
+    from agent_host.engine.storage.checkpoint_storage import CheckpointStorage as CheckpointStorage
     from agent_host.engine.storage.checkpoint_storage import FileCheckpointStorage as FileCheckpointStorage
     from agent_host.engine.storage.checkpoint_storage import InMemoryCheckpointStorage as InMemoryCheckpointStorage
+    from agent_host.engine.storage.workflow_checkpoint import WorkflowCheckpoint as WorkflowCheckpoint
     from agent_host.engine.workflow import Workflow as Workflow
+    from agent_host.errors import AgentHostError as AgentHostError
+    from agent_host.errors import CheckpointDecodeError as CheckpointDecodeError
+    from agent_host.errors import CheckpointNotFoundError as CheckpointNotFoundError
+    from agent_host.errors import EdgeDuplicationError as EdgeDuplicationError
+    from agent_host.errors import ExecutorTimeoutError as ExecutorTimeoutError
+    from agent_host.errors import GraphConnectivityError as GraphConnectivityError
+    from agent_host.errors import StepMismatchError as StepMismatchError
+    from agent_host.errors import TypeCompatibilityError as TypeCompatibilityError
+    from agent_host.errors import UnknownRequestError as UnknownRequestError
+    from agent_host.errors import WorkflowBusyError as WorkflowBusyError
+    from agent_host.errors import WorkflowCheckpointException as WorkflowCheckpointException
+    from agent_host.errors import WorkflowConflictError as WorkflowConflictError
+    from agent_host.errors import WorkflowConvergenceException as WorkflowConvergenceException
+    from agent_host.errors import WorkflowException as WorkflowException
+    from agent_host.errors import WorkflowRunnerException as WorkflowRunnerException
+    from agent_host.errors import WorkflowValidationError as WorkflowValidationError
     from agent_host.messages import Message as Message
     from agent_host.messages import TextDelta as TextDelta
     from agent_host.server.app import create_app as create_app
