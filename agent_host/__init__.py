@@ -166,15 +166,17 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'agent_host' has no attribute {name!r}")
-    import importlib
+if not TYPE_CHECKING:  # for a type checker only the names above exist
 
-    value = getattr(importlib.import_module(f"agent_host.{home}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'agent_host' has no attribute {name!r}")
+        import importlib
+
+        value = getattr(importlib.import_module(f"agent_host.{home}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -73,6 +73,7 @@ class WorkflowBuilder:
         if max_iterations < 1:
             raise WorkflowValidationError(f"max_iterations must be at least 1; got {max_iterations}.")
         self._name = name or UNNAMED
+        self._named = bool(name)
         self._description = description
         self._max_iterations = max_iterations
         self._storage = checkpoint_storage
@@ -172,7 +173,7 @@ class WorkflowBuilder:
             self._storage.bind(codec)
         declaration = Declaration(
             self._name, graph, self._designation(), self._max_iterations,
-            graph.signature(self._name, self._version), self._reducers, self._graph_policy,
+            graph.signature(self._name, self._version), self._reducers, self._graph_policy, self._named,
         )  # fmt: skip
         return Workflow(declaration, codec, description=self._description, storage=self._storage)
 

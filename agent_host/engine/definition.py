@@ -42,6 +42,7 @@ class Declaration:
     signature: str
     reducers: Mapping[str, Reducer]
     graph_policy: GraphPolicy
+    named: bool = True
 
 
 @dataclass(frozen=True, slots=True)

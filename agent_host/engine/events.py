@@ -93,13 +93,13 @@ class WorkflowEvent(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 
 
 class CustomEvent(msgspec.Struct, frozen=True):
-    """The short form of a handler's own event: a type of its own choice, or "warning", "error", "status"."""
+    """The short form of a handler's own event: a type of its own choice, "warning" or "error"."""
 
     type: str
     data: Any = None
 
 
-RESERVED = frozenset(get_args(WorkflowEventType)) - {"warning", "error", "status"}
+RESERVED = frozenset(get_args(WorkflowEventType)) - {"warning", "error"}
 """Types of events that only the engine tells."""
 
 

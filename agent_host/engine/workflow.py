@@ -2,7 +2,8 @@
 
 Rule 1: a session has one run at a time. The claim belongs to the run: only its owner gives it back, and a run that
         was dropped before it began has claimed nothing.
-Rule 2: nothing about a run is kept here; what a session is stands in its head commit.
+Rule 2: nothing about a run is kept here; what a session is stands in its head commit. Sessions without a storage live
+        here until `reset`.
 """
 
 import logging
@@ -511,7 +512,7 @@ class Workflow:
         return self._definition
 
     def _storage_for(self, given: CheckpointStorage | None) -> CheckpointStorage | None:
-        if given is not None and self.name == UNNAMED:
+        if given is not None and not self.declaration.named:
             raise WorkflowValidationError(
                 "A workflow with a checkpoint storage needs a name: checkpoints are found by it after a restart. "
                 "Give one to the builder: WorkflowBuilder(name=...)."

@@ -55,7 +55,7 @@ def publishing(world: World, log: MemoryLog | None = None) -> Workflow:
         while True:
             draft = await write(topic, version)
             ctx.set_state("versions", ctx.get_state("versions", 0) + 1)
-            await ctx.add_event(CustomEvent("status", version))
+            await ctx.add_event(CustomEvent("progress", version))
             ctx.add_usage(output_tokens=10)
             verdict = await ctx.request_info(draft, Verdict)
             await ctx.yield_output(f"heard {verdict.note}")

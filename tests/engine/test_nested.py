@@ -422,3 +422,41 @@ def test_policies_belong_to_the_executors_inside() -> None:
     """A nested workflow as a whole takes no timeout: it does not run within one call."""
     with pytest.raises(WorkflowValidationError, match="give them to its executors"):
         WorkflowExecutor(asking(), "inner", timeout=1)
+
+
+async def test_instances_have_keys_of_their_own() -> None:
+    """The same call in two instances at once is two calls: their keys for other services differ."""
+    keys: list[str] = []
+
+    @executor(id="paying")
+    async def paying(text: str, ctx: WorkflowContext[str, str]) -> None:
+        keys.append(ctx.idempotency_key)
+        await ctx.yield_output(str(ctx.uuid()))
+
+    workflow = around(WorkflowBuilder(start_executor=paying, name="n").build())
+    made = (await workflow.run("a b c")).get_outputs()
+    assert len(set(keys)) == 3
+    assert len(set(made)) == 3
+
+
+async def test_the_limit_of_a_nested_workflow_begins_anew_with_each_input() -> None:
+    """Many inputs, one after the other, are not one long run of the nested workflow."""
+    game = WorkflowExecutor(ping_pong(), "game")
+
+    class Again(Executor):
+        @handler
+        async def begin(self, rounds: int, ctx: WorkflowContext[int, str]) -> None:
+            self.left = rounds
+            await ctx.send_message(30)
+
+        @handler
+        async def on(self, result: str, ctx: WorkflowContext[int, str]) -> None:
+            self.left -= 1
+            if self.left:
+                await ctx.send_message(30)
+            else:
+                await ctx.yield_output("done")
+
+    again = Again("again")
+    workflow = WorkflowBuilder(start_executor=again, name="o").add_edge(again, game).add_edge(game, again).build()
+    assert (await workflow.run(5)).get_outputs() == ["done"]

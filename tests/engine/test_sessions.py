@@ -438,3 +438,22 @@ async def test_an_unnamed_workflow_takes_no_storage() -> None:
     for use in (lambda **more: workflow.run("a", **more), workflow.create_checkpoint, workflow.reset):
         with pytest.raises(WorkflowValidationError, match="needs a name"):
             await use(checkpoint_storage=storage)
+
+
+async def test_a_workflow_may_be_called_workflow() -> None:
+    """It has a name, and takes a storage."""
+    workflow = WorkflowBuilder(start_executor=Asking(), name="workflow").build()
+    storage = InMemoryCheckpointStorage()
+    assert (await workflow.run("a", checkpoint_storage=storage)).checkpoint_id is not None
+
+
+async def test_a_reset_session_is_idle_again() -> None:
+    """The status and the timeline tell what happened, and a reset puts the status back."""
+    workflow = asking()
+    result = await workflow.run("a", include_status_events=True)
+    states = [event.state for event in result.status_timeline()]
+    assert states == [WorkflowRunState.IN_PROGRESS, WorkflowRunState.IDLE_WITH_PENDING_REQUESTS]
+    assert workflow.status is WorkflowRunState.IDLE_WITH_PENDING_REQUESTS
+    await workflow.reset()
+    assert workflow.status is WorkflowRunState.IDLE
+    assert workflow.get_intermediate_executors() == []

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
 from uuid import UUID
 
-from agent_host.engine.events import CustomEvent
+from agent_host.engine.events import CustomEvent, WorkflowEvent
 from agent_host.engine.functional.replay import OUTPUT, Replay
 from agent_host.engine.reducers import MISSING
 from agent_host.engine.running.context import DONE, _Done
@@ -79,8 +79,8 @@ class RunContext:
         new = self._replay.streams() if isinstance(output, TextDelta) else self._replay.once(OUTPUT)
         return self._replay.context.yield_output(output) if new else DONE
 
-    def add_event(self, event: CustomEvent) -> _Done:
-        """Put an event of the function's own into the run's stream."""
+    def add_event(self, event: WorkflowEvent | CustomEvent) -> _Done:
+        """Tell an event of the function's own at once; it is told once, however often the function is executed."""
         return self._replay.context.add_event(event) if self._replay.once("ctx.add_event") else DONE
 
     def add_usage(self, **tokens: int) -> None:
