@@ -70,3 +70,48 @@ async def test_a_factory_must_make_the_same_executor() -> None:
     workflow, _ = reading(made=lambda: Other())
     with pytest.raises(ExecutorStateError, match="factory of executor 'reading' made <Other 'reading'>"):
         await workflow.run("a")
+
+
+# --- What changes between two versions of a program ----------------------------------------------------------------
+
+
+async def test_what_has_become_configuration_is_no_longer_read_from_the_store() -> None:
+    """An attribute that an older program kept for each conversation comes from the program once it is config()."""
+    storage = InMemoryCheckpointStorage()
+
+    class Keeping(Executor):
+        def __init__(self) -> None:
+            super().__init__("limited")
+            self.limit = 0
+
+        @handler
+        async def take(self, text: str, ctx: WorkflowContext[str, int]) -> None:
+            self.limit = 5
+            await ctx.yield_output(self.limit)
+
+    class Configured(Executor):
+        limit: int = config(99)
+
+        @handler
+        async def take(self, text: str, ctx: WorkflowContext[str, int]) -> None:
+            await ctx.yield_output(self.limit)
+
+    def limiting(limited: Executor) -> Workflow:
+        kept = CheckpointStorage(storage.log)
+        return WorkflowBuilder(start_executor=limited, name="limited", version="1", checkpoint_storage=kept).build()
+
+    assert (await limiting(Keeping()).run("a")).get_outputs() == [5]
+    assert (await limiting(Configured("limited")).run("b")).get_outputs() == [99]
+
+
+async def test_an_event_shows_what_went_in_not_what_became_of_it() -> None:
+    """Without a storage a handler gets the message itself; the event that tells of the call has a copy."""
+
+    class Spoiling(Executor):
+        @handler
+        async def take(self, words: list[list[str]], ctx: WorkflowContext[Any, str]) -> None:
+            words[0].append("spoiled")
+            words.append(["more"])
+
+    result = await WorkflowBuilder(start_executor=Spoiling("spoiling")).build().run([["word"]])
+    assert [event.data for event in result if event.type == "executor_invoked"] == [[["word"]]]
