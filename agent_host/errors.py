@@ -174,3 +174,21 @@ class TurnConflictError(StoreError):
     """A turn may not be finished: its id is taken, or its conversation moved on. Nothing was written."""
 
     code = "turn_conflict"
+
+
+class GuardLostError(TurnConflictError):
+    """A background turn has another owner now, or has ended. Nothing was written."""
+
+    code = "guard_lost"
+
+
+class ConversationLockedError(TurnConflictError):
+    """A conversation has another turn in flight. Nothing was written."""
+
+    code = "conversation_locked"
+
+
+class UnknownItemError(StoreError):
+    """A list is to go on behind an item that it does not have."""
+
+    code = "unknown_item"

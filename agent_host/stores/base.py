@@ -9,7 +9,22 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from agent_host.engine.checkpoint import Commit
-from agent_host.stores.records import ResponseRecord, ResumePoint, SavePoint
+from agent_host.stores.records import (
+    Append,
+    Compaction,
+    Conversation,
+    ConversationMove,
+    Guard,
+    IdempotencyKey,
+    Item,
+    Lapsed,
+    OpenCall,
+    ResponseRecord,
+    ResumePoint,
+    SavePoint,
+    TurnInFlight,
+    Waiting,
+)
 
 SYSTEM = "*"
 """The partition of root commits and their blobs: read by every user, the name of none."""
@@ -87,7 +102,7 @@ class CommitLog(Protocol):
 
 
 class Store(Protocol):
-    """Responses, commits and blobs, changed by one verb at a time.
+    """Responses, turns in flight, conversations, commits and blobs, changed by one verb at a time.
 
     Everywhere:
     R1   Every record belongs to the user named in the call ("" is the one local user). Another user's id answers
@@ -106,15 +121,16 @@ class Store(Protocol):
          after `aclose`, and `open` after `aclose`, raise `StoreClosedError`.
 
     Reading; if the process dies inside one of these, nothing has changed:
-    R8   `resolve` gives what a turn needs to continue a response, None for an unknown response.
+    R8   `resolve` gives what a turn needs to continue a response, finished or a background one in flight; None for an
+         unknown response and for a foreground turn in flight.
     R9   `read_chain` gives the commit and its ancestors back to a complete one, newest first, without blobs; the
          empty list for an unknown commit. A chain with a gap raises `CheckpointDecodeError` naming the gap.
     R10  `read_blobs` gives the bodies of any number of hashes, without those that are not stored. A body that
          does not have its hash raises `CheckpointDecodeError` naming it.
     R11  `read_response` gives the record as `finish` was given it, None for an unknown response.
     R12  `holds_root` tells whether a root commit is stored.
-    R17  `save_points` lists, of every user, the head of every session and every response that was created at a time or
-         after it.
+    R17  `save_points` lists, of every user, the head of every session and of every conversation and every response
+         that was created at a time or after it.
 
     Finishing a turn:
     R13  `finish` stores the commits with their blobs and the response, all of it or nothing. If the process dies
@@ -123,6 +139,63 @@ class Store(Protocol):
     R15  The parent of each commit is stored or stands earlier in `commits`, a commit without parent is complete,
          and the response's commit is stored or among `commits`; else `TurnConflictError`, and nothing has changed.
     R16  A commit or blob that is stored already is left as it is.
+    R33  With a `guard` that holds, `finish` also writes the last events and ends the turn in flight; what its steps
+         committed stays. Without a guard it ends the foreground turn of that id, if one was admitted.
+    R34  With a `move`, the conversation's head goes to the response's commit, the items are added behind those that
+         are there, and what was waiting up to the position counts as taken in. If the conversation is gone or its head
+         is not the expected one, `TurnConflictError`, and nothing has changed.
+
+    Turns in flight:
+    R35  `admit` refuses with `TurnConflictError` an id that the user has, as a response or in flight, and with
+         `ConversationLockedError` a turn in a conversation that has another one in flight; of two at the same moment
+         one is admitted. A refused turn has changed nothing.
+    R36  A background turn that was admitted survives the process, with its request and the commits it was given, from
+         the moment `admit` has returned; of a foreground turn nothing needs to survive.
+    R37  `release` takes back a turn that will not be finished; an unknown one is no error.
+    R38  `take` gives a turn a new owner until a time, counts the attempt and returns it with where it stands: if it is
+         queued, if its lease has lapsed at `now`, or if `by_force`. Else, and for an unknown turn, None. From then on
+         the guard of every former owner is void.
+    R39  `renew` moves the leases of the owner's turns; it tells the ids of those that are the owner's no more.
+    R40  A write with a guard whose owner or last event is not the turn's raises `GuardLostError` and changes nothing.
+    R41  `step` stores the commits with their blobs, the events behind those that are there, and moves the turn to the
+         last commit: all of it or nothing, under the guard and under the conditions of R15.
+    R42  `record` notes entries of the superstep that the turn is in; `recorded` gives them back; they go with the next
+         `step` or `finish`.
+    R43  `append` adds the events of many turns in one transaction; it tells the ids of the turns whose guard was void,
+         of which nothing was added.
+    R44  `read_events` gives the events of a turn in flight or of a background response behind a sequence number, in
+         order and without a gap, at most `limit`; none for what has no event log.
+    R45  `lapsed` lists the turns of every user that are queued without an owner, or whose lease has lapsed at `now`.
+         A store that only one process may use lets every lease lapse when it is opened.
+
+    Responses and questions:
+    R46  `delete_response` removes a finished response with its events and the ids of its items, and its questions
+         unless another response or a conversation stands at their commit. Its commits stay, and so do responses that
+         continue it, and what it brought into a conversation. False for an unknown response or one in flight.
+    R47  `read_calls` gives the questions that responses have asked at a commit, in the order in which they were asked;
+         `find_call` the commit at which a question is open, and None for an unknown question.
+    R48  `find_items` gives, for ids of items, the bytes that hold them: the `input` and `body` of the response that
+         brought an item first, or the item of a conversation. Unknown ids are absent.
+    R49  `find_key` gives the id of the response, finished or in flight, that was asked for under an idempotency key
+         since a time, with the fingerprint of its request. A key that is used again after that time is as a new one.
+
+    Conversations:
+    R50  `create_conversation` stores a conversation with its first items; the id is new for this user, else
+         `TurnConflictError`.
+    R51  `read_conversation` and `update_conversation` give the conversation; None if it is unknown. An update changes
+         the metadata alone.
+    R52  `delete_conversation` removes a conversation and its items; False if it is unknown. Responses stay.
+    R53  `add_items` adds items behind those that are there, all or none, in the order of the calls; None if the
+         conversation is unknown, `TurnConflictError` if it has an item with one of the ids.
+    R54  `list_items` gives a page of a conversation's items behind or before an item, oldest or newest first, and
+         whether there are more; None for an unknown conversation, `UnknownItemError` for an unknown `after`.
+    R55  `read_item` and `delete_item` answer None and False for what is not there. A deleted item is in no list, and
+         does not wait for the next turn; the state of the conversation does not change.
+    R56  `waiting_items` gives the items that were added since the last turn of the conversation, in order.
+
+    Compactions and retention:
+    R57  `keep_compaction` stores what a handle stands for; `read_compaction` gives it back to its user alone.
+    R58  `expire` removes the events of responses that ended before a time and the idempotency keys that are older.
     """
 
     async def open(self) -> None:
@@ -132,6 +205,8 @@ class Store(Protocol):
     async def aclose(self) -> None:
         """End what has begun and release everything (R7)."""
         ...
+
+    # --- Reading what a turn needs ---
 
     async def resolve(self, user: str, response_id: str) -> ResumePoint | None:
         """Where a turn that continues this response starts (R8)."""
@@ -145,16 +220,96 @@ class Store(Protocol):
         """The verified bodies of the blobs that are stored (R10)."""
         ...
 
-    async def finish(self, user: str, record: ResponseRecord, commits: Sequence[Commit]) -> None:
-        """Store the end of a turn, whole or not at all (R13-R16). Not idempotent: a repetition is a conflict."""
+    async def holds_root(self, commit_id: str) -> bool:
+        """Whether this root commit is stored (R12)."""
         ...
+
+    async def read_calls(self, user: str, commit_id: str) -> list[OpenCall]:
+        """The questions that were asked at a commit (R47)."""
+        ...
+
+    async def find_call(self, user: str, call_id: str) -> str | None:
+        """The commit at which a question is open (R47)."""
+        ...
+
+    async def find_items(self, user: str, ids: Collection[str]) -> dict[str, tuple[bytes, ...]]:
+        """Where items lie, by their ids (R48)."""
+        ...
+
+    async def find_key(self, user: str, key: str, since: float) -> tuple[bytes, str] | None:
+        """The fingerprint and the response id of an earlier request with this key (R49)."""
+        ...
+
+    # --- A turn in flight ---
+
+    async def admit(self, user: str, turn: TurnInFlight, commits: Sequence[Commit] = ()) -> None:
+        """Let a turn begin, or refuse it (R35, R36). `commits` are a root that is not stored yet."""
+        ...
+
+    async def release(self, user: str, response_id: str) -> None:
+        """Take back a turn that will not be finished (R37)."""
+        ...
+
+    async def take(
+        self, user: str, response_id: str, owner: str, *, now: float, until: float, by_force: bool = False
+    ) -> TurnInFlight | None:
+        """Become the owner of a background turn until a time (R38)."""
+        ...
+
+    async def read_turn(self, user: str, response_id: str) -> TurnInFlight | None:
+        """A background turn in flight (R36)."""
+        ...
+
+    async def renew(self, owner: str, ids: Collection[tuple[str, str]], until: float) -> set[tuple[str, str]]:
+        """Move the leases of turns, named by user and response id; returns those that are lost (R39)."""
+        ...
+
+    async def step(self, user: str, guard: Guard, commits: Sequence[Commit], events: Sequence[bytes]) -> None:
+        """Store a superstep of a background turn (R40, R41)."""
+        ...
+
+    async def record(self, user: str, guard: Guard, entries: Mapping[str, bytes]) -> None:
+        """Note what is finished of the superstep that a background turn is in (R40, R42)."""
+        ...
+
+    async def recorded(self, user: str, response_id: str) -> dict[str, bytes]:
+        """What is noted of the superstep that a background turn is in (R42)."""
+        ...
+
+    async def append(self, batch: Sequence[Append]) -> set[str]:
+        """Add events of many turns to the event log; returns the ids of those whose guard is void (R43)."""
+        ...
+
+    async def read_events(self, user: str, response_id: str, after: int, limit: int) -> list[bytes]:
+        """The events behind a sequence number, -1 for all from the first (R44)."""
+        ...
+
+    async def lapsed(self, now: float) -> list[Lapsed]:
+        """The turns that nobody works on (R45). For the host itself; no verb that serves a user calls it."""
+        ...
+
+    async def finish(
+        self,
+        user: str,
+        record: ResponseRecord,
+        commits: Sequence[Commit],
+        *,
+        guard: Guard | None = None,
+        events: Sequence[bytes] = (),
+        move: ConversationMove | None = None,
+        key: IdempotencyKey | None = None,
+    ) -> None:
+        """Store the end of a turn, whole or not at all (R13-R16, R33, R34). A repetition is a conflict."""
+        ...
+
+    # --- Responses ---
 
     async def read_response(self, user: str, response_id: str) -> ResponseRecord | None:
         """A stored response (R11)."""
         ...
 
-    async def holds_root(self, commit_id: str) -> bool:
-        """Whether this root commit is stored (R12)."""
+    async def delete_response(self, user: str, response_id: str) -> bool:
+        """Remove a stored response (R46)."""
         ...
 
     async def save_points(self, since: float) -> list[SavePoint]:
@@ -162,6 +317,60 @@ class Store(Protocol):
 
         For the operator, who may see every user; no verb that serves a user calls it.
         """
+        ...
+
+    # --- Conversations ---
+
+    async def create_conversation(self, user: str, conversation: Conversation, items: Sequence[Item]) -> None:
+        """Store a new conversation (R50)."""
+        ...
+
+    async def read_conversation(self, user: str, conversation_id: str) -> Conversation | None:
+        """A conversation (R51)."""
+        ...
+
+    async def update_conversation(self, user: str, conversation_id: str, metadata: bytes) -> Conversation | None:
+        """Replace the metadata of a conversation (R51)."""
+        ...
+
+    async def delete_conversation(self, user: str, conversation_id: str) -> bool:
+        """Remove a conversation (R52)."""
+        ...
+
+    async def add_items(self, user: str, conversation_id: str, items: Sequence[Item]) -> Conversation | None:
+        """Add items outside of a turn (R53)."""
+        ...
+
+    async def list_items(
+        self, user: str, conversation_id: str, *, after: str | None, limit: int, newest_first: bool
+    ) -> tuple[list[Item], bool] | None:
+        """A page of items, and whether there are more (R54)."""
+        ...
+
+    async def read_item(self, user: str, conversation_id: str, item_id: str) -> Item | None:
+        """An item of a conversation (R55)."""
+        ...
+
+    async def delete_item(self, user: str, conversation_id: str, item_id: str) -> bool:
+        """Remove an item of a conversation (R55)."""
+        ...
+
+    async def waiting_items(self, user: str, conversation_id: str) -> Waiting:
+        """What entered a conversation since its last turn (R56)."""
+        ...
+
+    # --- Compactions, retention, and the engine's face ---
+
+    async def keep_compaction(self, user: str, compaction: Compaction) -> None:
+        """Store what a compaction stands for (R57)."""
+        ...
+
+    async def read_compaction(self, user: str, handle: str) -> Compaction | None:
+        """What a compaction stands for (R57)."""
+        ...
+
+    async def expire(self, events_before: float, keys_before: float) -> None:
+        """Remove what was kept for a while (R58)."""
         ...
 
     def commit_log(self, user: str = "") -> CommitLog:
