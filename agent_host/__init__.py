@@ -99,7 +99,7 @@ __all__ = [
 ]
 
 # Where every public name lives. Names are loaded when they are first used, so that a program that only needs the
-# engine loads no web server. Those not in `__all__` are for programs that come from agent_framework.
+# engine loads no web server. `__all__` has those that a first program needs; the others are just as public.
 _HOMES = {
     "WorkflowBuilder": "engine.builder",
     "register_checkpoint_type": "engine.serialization.stored_types",

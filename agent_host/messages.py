@@ -76,6 +76,37 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """A question that is a call of a function the client has declared: `ctx.request_info(FunctionCall(...), str)`.
+
+    The client sees it under this name with these arguments, JSON text or a mapping; its output is the answer.
+    """
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequest:
+    """A question whether something may be done: `ctx.request_info(ApprovalRequest("refund", {...}), bool)`.
+
+    Served with approvals in MCP's form, clients see an `mcp_approval_request` item; else a function call.
+    """
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    server_label: str = "workflow"
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalResponse:
+    """The answer to an `ApprovalRequest` for those who want to know more than yes or no."""
+
+    approve: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """What a request says besides its input: `ctx.turn`. Read-only, and never part of a checkpoint."""
 

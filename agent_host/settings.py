@@ -3,10 +3,12 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from agent_host.errors import SettingsError
 
+_PROGRESS = ("off", "commentary", "reasoning")
+_APPROVALS = ("function_call", "mcp")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -15,7 +17,9 @@ class Settings:
     """Limits and addresses. Times are in seconds, sizes in bytes.
 
     `expose_errors` puts the cause of a failed turn into the answer; without it the client gets a safe text and the
-    request id, and the log has the cause.
+    request id, and the log has the cause. `progress` shows clients what the executors do, as messages of the phase
+    `commentary` or as reasoning. `approvals` says in which form an `ApprovalRequest` reaches them: as a function call,
+    which every client knows, or as an `mcp_approval_request`. `strict_model` refuses models other than the workflow.
     """
 
     host: str = "127.0.0.1"
@@ -27,6 +31,9 @@ class Settings:
     keep_alive: float = 15.0
     shutdown_grace: float = 5.0
     expose_errors: bool = True
+    progress: Literal["off", "commentary", "reasoning"] = "off"
+    approvals: Literal["function_call", "mcp"] = "function_call"
+    strict_model: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **given: Any) -> "Settings":
@@ -47,6 +54,9 @@ class Settings:
         for name in ("max_waiting_turns", "shutdown_grace", "keep_alive"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must not be negative; got {getattr(self, name)}.")
+        for name, known in (("progress", _PROGRESS), ("approvals", _APPROVALS)):
+            if getattr(self, name) not in known:
+                raise SettingsError(f"{name} must be {' or '.join(known)}; got {getattr(self, name)!r}.")
         return self
 
     @property

@@ -26,11 +26,13 @@ def main() -> None:
 
 from agent_host.cli.check import check  # noqa: E402 - the verbs register themselves on the group above
 from agent_host.cli.graph import graph  # noqa: E402 - as above
+from agent_host.cli.invoke import invoke  # noqa: E402 - as above
 from agent_host.cli.serve import serve  # noqa: E402 - as above
 
 main.add_command(serve)
 main.add_command(graph)
 main.add_command(check)
+main.add_command(invoke)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,7 +1,8 @@
 """`agent-host check`: what of a store the workflow, as it is now, could not continue.
 
 Rule 1: the store is opened for reading only, beside a server that may be using it.
-Rule 2: nothing of what is stored runs: no handler and no hook, only the workflow's `migrate` where it has one.
+Rule 2: no handler runs and no executor takes up what is stored. Of the program's code run only `on_checkpoint_save`,
+        for the state that conversations begin with, and `migrate`, where the workflow has one.
 Rule 3: a commit that several save points share is looked at once, and none is kept in memory after its turn.
 """
 

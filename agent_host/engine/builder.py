@@ -8,7 +8,6 @@ from typing import Any, Literal
 from agent_host.engine.definition import Declaration, OutputDesignation
 from agent_host.engine.executors.executor import Executor
 from agent_host.engine.graph.edges import (
-    Branch,
     Case,
     Condition,
     Default,
@@ -18,13 +17,14 @@ from agent_host.engine.graph.edges import (
     Selection,
     SingleEdge,
     Switch,
+    SwitchBranch,
 )
 from agent_host.engine.graph.graph import Graph
 from agent_host.engine.graph.graph_data import groups_from_data, options_from_data
 from agent_host.engine.migration.graph_policy import GraphChange, GraphPolicy, Migrate
 from agent_host.engine.reducers import Reducer
 from agent_host.engine.serialization.codec import Codec
-from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage, storage_given
 from agent_host.engine.workflow import UNNAMED, Workflow
 from agent_host.errors import WorkflowValidationError
 
@@ -66,17 +66,24 @@ class WorkflowBuilder:
         on_graph_change: GraphChange = "compatible",
         migrate: Migrate | None = None,
     ) -> None:
-        if checkpoint_storage is not None and not name:
+        storage = storage_given(checkpoint_storage)
+        if storage is not None and not name:
             raise WorkflowValidationError(
                 "A workflow with a checkpoint storage needs a name: checkpoints are found by it after a restart."
             )
-        if max_iterations < 1:
-            raise WorkflowValidationError(f"max_iterations must be at least 1; got {max_iterations}.")
+        limit: object = max_iterations
+        if not isinstance(limit, int) or limit < 1:
+            raise WorkflowValidationError(f"max_iterations must be a whole number, at least 1; got {limit!r}.")
+        replacement: object = codec
+        if replacement is not None and not isinstance(replacement, Codec):
+            raise WorkflowValidationError(
+                f"codec takes a Codec, such as PickleCodec(allowed_types=[...]); got {replacement!r}."
+            )
         self._name = name or UNNAMED
         self._named = bool(name)
         self._description = description
         self._max_iterations = max_iterations
-        self._storage = checkpoint_storage
+        self._storage = storage
         self._outputs = output_from
         self._intermediates = intermediate_output_from
         self._version = version
@@ -147,7 +154,7 @@ class WorkflowBuilder:
         self._groups.append(FanOut(self._add(source), self._several(targets, "A selection"), selection_func, label))
         return self
 
-    def add_switch_case_edge_group(self, source: Node, cases: Sequence[Branch]) -> "WorkflowBuilder":
+    def add_switch_case_edge_group(self, source: Node, cases: Sequence[SwitchBranch]) -> "WorkflowBuilder":
         """Send every message to the first case whose condition holds, else to the default."""
         branches = tuple((case.condition, self._add(case.target)) for case in cases if isinstance(case, Case))
         defaults = [case for case in cases if isinstance(case, Default)]

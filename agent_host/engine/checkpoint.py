@@ -1,4 +1,4 @@
-"""The stored form of a workflow's state: commits, blobs, and the checkpoint a user looks at.
+"""The stored form of a workflow's state: commits and blobs.
 
 A lane at a boundary is a map from cell key to *reference*. A reference is `b"\\x00"` and a body (small values
 stand in the map itself) or `b"\\x01"` and the 16-byte hash of a blob whose bytes are the body. A body is a

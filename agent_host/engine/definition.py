@@ -11,7 +11,6 @@ from agent_host.engine.executors.executor import Executor
 from agent_host.engine.executors.template import Template, save
 from agent_host.engine.graph.graph import Graph
 from agent_host.engine.migration.graph_policy import GraphPolicy
-from agent_host.engine.nested import WorkflowExecutor
 from agent_host.engine.reducers import Reducer
 from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.errors import UnsupportedValueError
@@ -82,9 +81,9 @@ async def capture(declared: Declaration, codec: Codec) -> Definition:
             delta[cell] = encoded.reference
             blobs.update(encoded.blobs)
     children = {
-        key: await capture(executor.workflow.declaration, codec)
+        key: await capture(executor.nested_workflow.declaration, codec)
         for key, executor in graph.executors.items()
-        if isinstance(executor, WorkflowExecutor)
+        if executor.nested_workflow is not None
     }
     digest = sha256(f"{declared.name}\0{declared.signature}\0".encode())
     for cell in sorted(delta):

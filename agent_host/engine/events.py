@@ -104,7 +104,7 @@ RESERVED = frozenset(get_args(WorkflowEventType)) - {"warning", "error"}
 
 
 class WorkflowRunResult(list[WorkflowEvent]):
-    """The events of a finished run, without `started` and status events, and what can be asked of them."""
+    """The events of a finished run, without `started`, status events and pieces of text, and what they amount to."""
 
     def __init__(
         self,

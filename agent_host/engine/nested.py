@@ -13,7 +13,7 @@ from agent_host.engine.events import WorkflowEvent
 from agent_host.engine.executors.executor import Executor
 from agent_host.engine.executors.handlers import Handler, HandlerTable
 from agent_host.engine.executors.policies import RetryPolicy
-from agent_host.engine.running.context import WorkflowContext
+from agent_host.engine.running.attempt import Attempt
 from agent_host.engine.running.effects import Entered, Replied
 from agent_host.errors import WorkflowValidationError
 
@@ -86,6 +86,10 @@ class WorkflowExecutor(Executor, shared=True):
         return self._agent_host_own_table
 
     @property
+    def nested_workflow(self) -> "Workflow":
+        return self.workflow
+
+    @property
     def input_types(self) -> list[Any]:
         """What enters the nested workflow; answers to its requests come besides."""
         return list(self.workflow.input_types)
@@ -114,15 +118,13 @@ def _one_of(hints: list[Any]) -> Any:
 def _handler(name: str, function: Any, takes: Any, sends: Any, yields: Any) -> Handler:
     return Handler(
         name=name, function=function, input=takes, response=None, sends=sends, yields=yields, takes_self=True,
-        takes_context=True, is_async=True,
+        takes_context=False, is_async=True, takes_attempt=True,
     )  # fmt: skip
 
 
-async def _enter(executor: WorkflowExecutor, message: Any, ctx: WorkflowContext[Any, Any]) -> None:
-    ctx._effect.nested.append(Entered(message))
+async def _enter(executor: WorkflowExecutor, message: Any, attempt: Attempt) -> None:
+    attempt.effect.nested.append(Entered(message))
 
 
-async def _reply(
-    executor: WorkflowExecutor, response: SubWorkflowResponseMessage, ctx: WorkflowContext[Any, Any]
-) -> None:
-    ctx._effect.nested.append(Replied(response.source_event.request_id or "", response.data))
+async def _reply(executor: WorkflowExecutor, response: SubWorkflowResponseMessage, attempt: Attempt) -> None:
+    attempt.effect.nested.append(Replied(response.source_event.request_id or "", response.data))

@@ -88,8 +88,9 @@ class _Request:
         ):
             if given not in known:
                 raise ValueError(f"{name} is one of {', '.join(map(repr, known))}; got {given!r}.")
-        if options.max_iterations is not None and options.max_iterations < 1:
-            raise ValueError(f"max_iterations must be at least 1; got {options.max_iterations}.")
+        limit: object = options.max_iterations
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise ValueError(f"max_iterations must be a whole number, at least 1; got {limit!r}.")
 
 
 class Workflow:

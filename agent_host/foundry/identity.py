@@ -9,6 +9,8 @@ LOCAL_USER = ""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 CLIENT_HEADER = "x-client-"
+WORKFLOW_EVENTS = "x-workflow-events"
+"""Asks for the events of the workflow beside those of the response, in a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,7 @@ class Identity:
     user: str
     request_id: str
     client_headers: Mapping[str, str]
+    wants_workflow_events: bool = False
 
 
 def identify(headers: Mapping[str, str], new_request_id: Callable[[], str]) -> Identity:
@@ -27,4 +30,5 @@ def identify(headers: Mapping[str, str], new_request_id: Callable[[], str]) -> I
         user=LOCAL_USER,
         request_id=given if _REQUEST_ID.fullmatch(given) else new_request_id(),
         client_headers={name: value for name, value in headers.items() if name.startswith(CLIENT_HEADER)},
+        wants_workflow_events=headers.get(WORKFLOW_EVENTS, "").lower() in ("1", "true"),
     )

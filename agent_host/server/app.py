@@ -15,9 +15,22 @@ from starlette.routing import BaseRoute, Route
 
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import SettingsError
-from agent_host.server.host import Host, Sources
+from agent_host.server import conversations
+from agent_host.server.compaction import compact_response
+from agent_host.server.exchange import Endpoint, Serve, refusal
+from agent_host.server.host import Host, Sources, Tokenizer
+from agent_host.server.input_items import list_input_items
 from agent_host.server.middleware import ApiKey
-from agent_host.server.routes import Endpoint, create_response, readiness, refusal, retrieve_response
+from agent_host.server.models import list_models, retrieve_model
+from agent_host.server.responses import (
+    cancel_response,
+    create_response,
+    delete_response,
+    readiness,
+    retrieve_response,
+)
+from agent_host.server.taking_up import take_up
+from agent_host.server.tokens import count_input_tokens
 from agent_host.settings import Settings
 from agent_host.stores import open_store
 from agent_host.stores.base import Store
@@ -33,12 +46,14 @@ def create_app(
     *,
     settings: Settings | None = None,
     sources: Sources | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Starlette:
     """An application that serves one workflow through the Responses API.
 
     `store` is an address such as `sqlite:///data/host.db`, or an opened or unopened store; without it the file
     `.agent_host/<workflow name>.db` is used. The application can be served alone or mounted in another one: without a
     lifespan event it opens its store with the first request, and `app.state.agent_host.aclose()` closes it.
+    `tokenizer` counts the tokens of a text for `/responses/input_tokens`; without it a token is taken for four bytes.
     """
     if not isinstance(workflow, Workflow):
         raise SettingsError(
@@ -46,7 +61,7 @@ def create_app(
         )
     settings = (settings or Settings.from_environment()).checked()
     opened = store if store is not None and not isinstance(store, str) else open_store(store or default_store(workflow))
-    host = Host(workflow, opened, settings, sources)
+    host = Host(workflow, opened, settings, sources, take_up=take_up, tokenizer=tokenizer)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -80,11 +95,29 @@ def default_store(workflow: Workflow) -> str:
     return f"sqlite:///{Path('.agent_host') / name}.db"
 
 
+_ENDPOINTS: tuple[tuple[str, str, Serve], ...] = (
+    ("POST", "/responses", create_response),
+    ("GET", "/responses/{response_id}", retrieve_response),
+    ("DELETE", "/responses/{response_id}", delete_response),
+    ("POST", "/responses/{response_id}/cancel", cancel_response),
+    ("GET", "/responses/{response_id}/input_items", list_input_items),
+    ("POST", "/responses/compact", compact_response),
+    ("POST", "/responses/input_tokens", count_input_tokens),
+    ("POST", "/conversations", conversations.create_conversation),
+    ("GET", "/conversations/{conversation_id}", conversations.retrieve_conversation),
+    ("POST", "/conversations/{conversation_id}", conversations.update_conversation),
+    ("DELETE", "/conversations/{conversation_id}", conversations.delete_conversation),
+    ("POST", "/conversations/{conversation_id}/items", conversations.create_items),
+    ("GET", "/conversations/{conversation_id}/items", conversations.list_items),
+    ("GET", "/conversations/{conversation_id}/items/{item_id:path}", conversations.retrieve_item),
+    ("DELETE", "/conversations/{conversation_id}/items/{item_id:path}", conversations.delete_item),
+    ("GET", "/models", list_models),
+    ("GET", "/models/{model_id:path}", retrieve_model),
+)
+
+
 def _routes(host: Host, prefix: str) -> list[BaseRoute]:
-    return [
-        Route(f"{prefix}/responses", Endpoint(host, create_response), methods=["POST"]),
-        Route(f"{prefix}/responses/{{response_id}}", Endpoint(host, retrieve_response), methods=["GET"]),
-    ]
+    return [Route(prefix + path, Endpoint(host, serve), methods=[method]) for method, path, serve in _ENDPOINTS]
 
 
 async def _routing_fault(host: Host, request: Request, error: Exception) -> Endpoint:

@@ -6,22 +6,25 @@ the events of a run become moves of a transcript.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
 from agent_host.engine import annotations
-from agent_host.engine.events import OutputKey, WorkflowEvent
+from agent_host.engine.events import RESERVED, OutputKey, WorkflowEvent
 from agent_host.errors import UnsupportedValueError
 from agent_host.foundry.identity import Identity
 from agent_host.messages import FilePart, ImagePart, Message, Part, TextPart, Turn
+from agent_host.server.plain import as_json
+from agent_host.server.questions import Approved, Question
+from agent_host.stores.records import OpenCall
 from agent_host.wire.events import Event
 from agent_host.wire.input import InputFile, InputImage, InputItem, InputMessage, InputRefusal, InputText
 from agent_host.wire.items import Phase
 from agent_host.wire.problems import Problem, unsupported_input
 from agent_host.wire.request import CreateRequest
-from agent_host.wire.response import usage_object
+from agent_host.wire.response import ResponseFacts, usage_object
 from agent_host.wire.transcript import Transcript
 
 # --- Inward ------------------------------------------------------------------------------------------------------
@@ -124,10 +127,10 @@ def _message(item: InputMessage) -> Message:
     return Message([_PARTS[type(part)](part) for part in item.parts], item.role)  # type: ignore[arg-type]  # the request has checked the role
 
 
-def turn_of(request: CreateRequest, response_id: str, who: Identity) -> Turn:
+def turn_of(request: CreateRequest, facts: ResponseFacts, who: Identity) -> Turn:
     """What handlers see of the request as `ctx.turn`."""
     return Turn(
-        response_id=response_id,
+        response_id=facts.id,
         previous_response_id=request.previous_response_id,
         conversation_id=request.conversation,
         model=request.model,
@@ -144,23 +147,33 @@ def turn_of(request: CreateRequest, response_id: str, who: Identity) -> Turn:
 
 _PHASES: Mapping[bool, Phase] = {False: "final_answer", True: "commentary"}
 
+Progress = Literal["off", "commentary", "reasoning"]
+"""How a client sees what the executors do: not at all, as messages on the way, or as reasoning."""
+
+LIVE = frozenset({"output_delta", "executor_failed"})
+"""What is told while a superstep runs."""
+SETTLED = frozenset({"output", "intermediate"})
+"""What is told when its superstep has merged."""
+
 
 class Narrator:
     """Tells one run in the words of the wire: each engine event becomes moves of the transcript, told at once."""
 
-    hears: ClassVar[frozenset[str]]
-
-    def __init__(self, transcript: Transcript, tell: Callable[[list[Event]], None]) -> None:
+    def __init__(
+        self, transcript: Transcript, tell: Callable[[list[Event]], None], *, progress: Progress = "off"
+    ) -> None:
         self._transcript = transcript
         self._tell = tell
+        self._progress = progress
         self._streaming: dict[OutputKey, int] = {}
-        self.questions: list[WorkflowEvent] = []
 
     def hear(self, event: WorkflowEvent) -> None:
         """Take in one event of the run; most say nothing to a client."""
         move = _MOVES.get(event.type)
         if move is not None:
             move(self, event)
+        elif self._progress != "off":
+            self._report(event)
 
     def _delta(self, event: WorkflowEvent) -> None:
         key = event.output
@@ -177,7 +190,7 @@ class Narrator:
         if index is not None:
             self._tell(self._transcript.close_message(index))
         else:
-            self._tell(self._transcript.message(event.data, _PHASES[event.type == "intermediate"]))
+            self._tell(self._transcript.message(as_text(event.data), _PHASES[event.type == "intermediate"]))
 
     def _void(self, event: WorkflowEvent) -> None:
         """Take back what was shown of an attempt that has failed; another attempt opens an item of its own."""
@@ -185,8 +198,18 @@ class Narrator:
         for key in [key for key in self._streaming if failed and _same_attempt(key, failed)]:
             self._tell(self._transcript.abandon(self._streaming.pop(key)))
 
-    def _question(self, event: WorkflowEvent) -> None:
-        self.questions.append(event)
+    def _report(self, event: WorkflowEvent) -> None:
+        """Say what an executor does, or what it says of itself with an event of its own."""
+        if event.type == "executor_invoked":
+            text = f"Running {event.executor_id}."
+        elif event.type not in _UNTOLD and isinstance(event.data, str) and event.executor_id:
+            text = f"{event.executor_id}: {event.data}"
+        else:
+            return
+        if self._progress == "reasoning":
+            self._tell(self._transcript.reasoning([text]))
+        else:
+            self._tell(self._transcript.message(text, "commentary"))
 
 
 _MOVES: Mapping[str, Callable[[Narrator, WorkflowEvent], None]] = {
@@ -194,11 +217,66 @@ _MOVES: Mapping[str, Callable[[Narrator, WorkflowEvent], None]] = {
     "output": Narrator._output,
     "intermediate": Narrator._output,
     "executor_failed": Narrator._void,
-    "request_info": Narrator._question,
 }
+_UNTOLD = (RESERVED | {"warning", "error"}) - _MOVES.keys()
 
 
-Narrator.hears = frozenset(_MOVES)
+def heard(progress: Progress, *, is_background: bool, shows_events: bool) -> frozenset[str] | None:
+    """The live events of a run that its narrator needs; None for all of them.
+
+    The outputs of a background turn come with the boundary that stores them.
+    """
+    if progress != "off" or shows_events:
+        return None
+    return LIVE if is_background else LIVE | SETTLED
+
+
+def progress_of(request: CreateRequest, default: Progress) -> Progress:
+    """A client that asks for summaries of the reasoning gets what the executors do in that form."""
+    reasoning = request.echo.get("reasoning") or {}
+    return "reasoning" if reasoning.get("summary") else default
+
+
+def end_questions(
+    transcript: Transcript, questions: Sequence[Question], new_id: Callable[[str], str], *, mcp_approvals: bool
+) -> tuple[list[Event], tuple[OpenCall, ...]]:
+    """The calls that ask what a workflow at rest waits for, and what each of them stands for."""
+    told: list[Event] = []
+    calls: list[OpenCall] = []
+    for question in questions:
+        approval = question.approval_of
+        if approval is not None and mcp_approvals:
+            events = transcript.approval_request(approval.name, approval.server_label, as_json(approval.arguments))
+            call_id = str(events[0]["item"]["id"])
+        else:
+            call_id = new_id("call")
+            events = transcript.function_call(call_id, question.name, question.arguments)
+        told += events
+        calls.append(OpenCall(call_id, question.request_id))
+    return told, tuple(calls)
+
+
+def approved_calls(transcript: Transcript, approved: Sequence[Approved]) -> list[Event]:
+    """The calls that were approved with this turn's request, as carried out: their results are the turn's outputs."""
+    told: list[Event] = []
+    for one in approved:
+        told += transcript.mcp_call(
+            one.of.name, one.of.server_label, as_json(one.of.arguments), approval_request_id=one.approval_request_id
+        )
+    return told
+
+
+def workflow_event(event: WorkflowEvent) -> Event:
+    """An event of the workflow for those who have asked for them; it has no number and is not part of the response."""
+    fields = {"executor_id": event.executor_id, "iteration": event.iteration, "data": _shown(event.data)}
+    return {"type": f"workflow.{event.type}", **{name: value for name, value in fields.items() if value is not None}}
+
+
+def _shown(data: Any) -> Any:
+    try:
+        return msgspec.json.decode(as_json(data)) if data is not None else None
+    except UnsupportedValueError:
+        return None
 
 
 def _same_attempt(one: OutputKey, other: OutputKey) -> bool:
@@ -217,21 +295,12 @@ def as_text(output: Any) -> str:
         return output
     if isinstance(output, Message):
         return output.text
-    try:
-        if not isinstance(output, _SHOWN) and not _is_model(type(output)):
-            raise TypeError("it has no JSON form that is always the same")
-        return msgspec.json.encode(output, enc_hook=_plain).decode()
-    except (TypeError, ValueError, RecursionError) as error:
+    if not isinstance(output, _SHOWN) and not _is_model(type(output)):
         raise UnsupportedValueError(
-            f"An output of type {type(output).__qualname__} cannot be shown to a client: {error}. Yield text, a "
-            "Message, a model, a dataclass, or plain JSON values."
-        ) from None
-
-
-def _plain(value: Any) -> Any:
-    if annotations.is_pydantic(type(value)):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__qualname__} has no JSON form")
+            f"An output of type {type(output).__qualname__} cannot be shown to a client: it has no JSON form that is "
+            "always the same. Yield text, a Message, a model, a dataclass, or plain JSON values."
+        )
+    return as_json(output)
 
 
 def usage_of(tokens: Mapping[str, int]) -> dict[str, Any]:

@@ -16,6 +16,11 @@ def stopped() -> dict[str, Any]:
     return error_object("server_error", _STOPPED)
 
 
+def abandoned(reason: str) -> dict[str, Any]:
+    """A background turn that no process goes on with."""
+    return error_object("server_error", f"The turn was given up: {reason}. Send the request again.")
+
+
 def unstored(request_id: str) -> dict[str, Any]:
     """The turn ran, but its end could not be stored."""
     return error_object(

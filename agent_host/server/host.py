@@ -4,21 +4,31 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
+from agent_host.engine.checkpoint import Commit
 from agent_host.engine.definition import Definition
 from agent_host.engine.storage.head_publisher import blobs_with_root, root_view
 from agent_host.engine.view import ReadBlobs, View, read_view
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import WorkflowValidationError
 from agent_host.ids import IdSource, random_bytes
+from agent_host.server.background import BackgroundTurns, TakeUp
 from agent_host.server.bridge import InputReader
+from agent_host.server.event_log import EventLog
+from agent_host.server.questions import declared_questions
 from agent_host.server.runs import Runs
 from agent_host.settings import Settings
 from agent_host.stores.base import Store
+from agent_host.stores.records import TurnInFlight
 
 VIEWS_KEPT = 2048
+Tokenizer = Callable[[str], int]
+"""How many tokens a text has."""
+
 log = logging.getLogger("agent_host")
 
 
@@ -32,14 +42,31 @@ class Sources:
 
 
 class Host:
-    """Opens with the first request or the application's start, whichever comes first; `aclose` ends it."""
+    """Opens with the first request or the application's start, whichever comes first; `aclose` ends it.
 
-    def __init__(self, workflow: Workflow, store: Store, settings: Settings, sources: Sources | None = None) -> None:
+    `take_up` goes on with background turns that nobody works on; `tokenizer` counts tokens.
+    """
+
+    def __init__(
+        self,
+        workflow: Workflow,
+        store: Store,
+        settings: Settings,
+        sources: Sources | None = None,
+        *,
+        take_up: "Callable[[Host, str, TurnInFlight], Awaitable[None]] | None" = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
         self.workflow = workflow
         self.store = store
         self.settings = settings
         self.sources = sources or Sources()
+        self.tokenizer = tokenizer
         self.runs = Runs(settings.max_concurrent_turns, settings.max_waiting_turns)
+        self.events = EventLog(store)
+        self.background = BackgroundTurns(store, self.sources.clock)
+        self.questions: list[dict[str, Any]] = []
+        self._take_up: TakeUp | None = partial(take_up, self) if take_up is not None else None
         self.reader = InputReader(workflow.input_types)
         self.root_is_stored = False
         self._definition: Definition | None = None
@@ -72,11 +99,16 @@ class Host:
                 definition = await self.workflow.definition()
                 await self.store.open()
                 self.root_is_stored = await self.store.holds_root(definition.root.id)
+                self.questions = declared_questions(definition)
                 self._definition = definition
+                if self._take_up is not None:
+                    await self.background.start(self._take_up)
 
     async def aclose(self) -> None:
         """Cut off what still runs after the grace, then close the store. Safe to call again."""
         await self.drain()
+        await self.background.aclose()
+        await self.events.aclose()
         await self.store.aclose()
 
     async def drain(self) -> None:
@@ -86,9 +118,12 @@ class Host:
         await asyncio.shield(self._draining)
 
     async def _drain(self) -> None:
-        cut = await self.runs.drain(self.settings.shutdown_grace)
-        if cut:
-            log.warning("turns that did not finish in time and were stored as failed: %d", cut)
+        self.background.stop()
+        await self.runs.drain(self.settings.shutdown_grace)
+        if self.runs.cut_off:
+            log.warning("turns that did not finish in time and were stored as failed: %d", self.runs.cut_off)
+        if self.background.left:
+            log.info("background turns that the next start goes on with: %d", self.background.left)
         if self.runs.running:
             log.warning("turns that block a thread and are left behind, nothing of them is kept: %d", self.runs.running)
 
@@ -107,6 +142,16 @@ class Host:
             return None
         self.remember(user, view)
         return view
+
+    def unstored_root(self) -> tuple[Commit, ...]:
+        """The root commit, as long as the store has none: the first turn brings it along."""
+        return () if self.root_is_stored else (self.definition.root,)
+
+    async def settle_lapsed(self, user: str, response_id: str) -> None:
+        """If a background turn was left behind by a process that is gone, go on with it now."""
+        turn = await self.store.read_turn(user, response_id)
+        if turn is not None and self._take_up is not None and self.background.work_of((user, response_id)) is None:
+            await self.background.sweep(self._take_up)
 
     def remember(self, user: str, view: View) -> None:
         """Keep a view for the turn that continues it."""

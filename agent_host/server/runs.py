@@ -17,7 +17,8 @@ CUT_PATIENCE = 2.0
 class Runs:
     """Places for turns. A turn that waits costs memory, not a thread; beyond the limits requests are refused.
 
-    `draining` is set when the host goes down: nothing new begins, and what is left after the grace is cancelled.
+    `draining` is set when the host goes down: nothing new begins, and what is left after the grace is cancelled;
+    `cut_off` counts the turns that have ended as failed by that.
     """
 
     def __init__(self, limit: int, waiting_limit: int) -> None:
@@ -29,6 +30,7 @@ class Runs:
         self._empty = asyncio.Event()
         self._empty.set()
         self.draining = False
+        self.cut_off = 0
 
     def __repr__(self) -> str:
         state = ", draining" if self.draining else ""
@@ -39,14 +41,23 @@ class Runs:
         """How many turns have a place."""
         return self._taken
 
+    def refuse_if_full(self) -> None:
+        """Raise the 429 problem if no turn more may wait, and `StoreClosedError` when the host is going down."""
+        if self.draining:
+            raise StoreClosedError("The host is shutting down.")
+        if self._taken >= self._limit and len(self._waiting) >= self._waiting_limit:
+            raise too_busy(RETRY_AFTER)
+
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def place(self, *, accepted: bool = False) -> AsyncIterator[None]:
         """A place for one turn of the current task, in the order of asking.
 
-        Raises a 429 problem when too many wait already, and `StoreClosedError` when the host is going down.
+        Raises as `refuse_if_full` does; a turn that was `accepted` before waits however many wait.
         """
         if self.draining:
             raise StoreClosedError("The host is shutting down.")
+        if not accepted:
+            self.refuse_if_full()
         if self._taken >= self._limit:
             await self._wait()
         else:
@@ -69,8 +80,6 @@ class Runs:
 
     async def _wait(self) -> None:
         """Wait for a place that another turn gives back; it is ours when this returns."""
-        if len(self._waiting) >= self._waiting_limit:
-            raise too_busy(RETRY_AFTER)
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -89,8 +98,8 @@ class Runs:
                 self._taken += 1  # reserved until the waiter wakes, so that nobody overtakes it
                 turn.set_result(None)
 
-    async def drain(self, grace: float) -> int:
-        """Let running turns finish for `grace` seconds, then cut off the rest; returns how many were cut off.
+    async def drain(self, grace: float) -> None:
+        """Let running turns finish for `grace` seconds, then cut off the rest.
 
         A handler that blocks a thread cannot be cut off: it is not waited for, and of its turn nothing is kept.
         """
@@ -99,13 +108,10 @@ class Runs:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_exception(StoreClosedError("The host is shutting down."))
-        if await self._emptied(grace):
-            return 0
-        cut = len(self._running)
-        for task in self._running:
-            task.cancel()
-        await self._emptied(CUT_PATIENCE)
-        return cut - len(self._running)
+        if not await self._emptied(grace):
+            for task in self._running:
+                task.cancel()
+            await self._emptied(CUT_PATIENCE)
 
     async def _emptied(self, seconds: float) -> bool:
         if not self._empty.is_set():

@@ -1,45 +1,12 @@
-"""A response as it is stored: what it is made of, not its thirty-odd keys, and back."""
+"""Responses and requests as they are stored: what they are made of, and back."""
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from agent_host.server.bridge import usage_of
-from agent_host.server.turn import Outcome, Turn
+from agent_host.foundry.identity import Identity
 from agent_host.stores.records import ResponseRecord
-from agent_host.wire.request import stored_items
 from agent_host.wire.response import ResponseFacts, snapshot
-
-_json = msgspec.json.Encoder().encode
-_pack = msgspec.msgpack.Encoder().encode
-
-
-def record_of(turn: Turn, outcome: Outcome, *, new_id: Callable[[str], str]) -> ResponseRecord:
-    """The stored form of a finished turn."""
-    facts = turn.facts
-    parts = {
-        "model": facts.model,
-        "instructions": facts.instructions,
-        "metadata": facts.metadata,
-        "echo": facts.echo,
-        "output": turn.transcript.output,
-        "usage": usage_of(turn.usage),
-        "error": outcome.error,
-    }
-    return ResponseRecord(
-        id=facts.id,
-        previous_response_id=facts.previous_response_id,
-        start_commit=turn.start.commit_id,
-        commit=outcome.view.commit_id,
-        conversation=facts.conversation,
-        status=outcome.status,
-        created_at=facts.created_at,
-        completed_at=outcome.completed_at,
-        delta_lengths=_pack(turn.transcript.journal),
-        input=_json(stored_items(turn.request, new_id)),
-        body=_json({name: part for name, part in parts.items() if part}),
-    )
 
 
 def response_of(record: ResponseRecord) -> dict[str, Any]:
@@ -52,6 +19,7 @@ def response_of(record: ResponseRecord) -> dict[str, Any]:
         previous_response_id=record.previous_response_id,
         conversation=record.conversation,
         instructions=parts.get("instructions"),
+        background=record.background,
         metadata=parts.get("metadata", {}),
         echo=parts.get("echo", {}),
     )
@@ -63,3 +31,30 @@ def response_of(record: ResponseRecord) -> dict[str, Any]:
         error=parts.get("error"),
         completed_at=record.completed_at,
     )
+
+
+class StoredRequest(msgspec.Struct, frozen=True):
+    """The request of a background turn, as it came, so that the turn can begin again."""
+
+    workflow: str
+    body: bytes
+    request_id: str
+    client_headers: dict[str, str]
+
+    def who(self, user: str) -> Identity:
+        """Who has sent it."""
+        return Identity(user, self.request_id, self.client_headers)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(StoredRequest).decode
+
+
+def stored_request(workflow: str, body: bytes, who: Identity) -> bytes:
+    """A request as a store keeps it."""
+    return _encode(StoredRequest(workflow, body, who.request_id, dict(who.client_headers)))
+
+
+def read_request(stored: bytes) -> StoredRequest:
+    """The request of a turn that was stored."""
+    return _decode(stored)

@@ -6,12 +6,14 @@ nothing was told for a while, and the end. A client that leaves cancels the turn
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
 from starlette.types import Message, Receive, Send
 
+from agent_host.engine.events import WorkflowEvent
+from agent_host.server.bridge import workflow_event
 from agent_host.wire import sse
 from agent_host.wire.events import Event
 
@@ -31,6 +33,24 @@ async def send_json(send: Send, status: int, content: Any, headers: Sequence[tup
     }  # fmt: skip
     await send(start)
     await send({"type": "http.response.body", "body": body})
+
+
+async def send_frames(send: Send, headers: Sequence[tuple[bytes, bytes]], frames: AsyncIterator[bytes]) -> None:
+    """A stream of frames that are made elsewhere; the next is asked for when the client has taken the last."""
+    await send(_stream_start(headers))
+    async for frame in frames:
+        await send({"type": "http.response.body", "body": frame, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _stream_start(own_headers: Sequence[tuple[bytes, bytes]]) -> Message:
+    headers = [
+        (b"content-type", sse.CONTENT_TYPE.encode()),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+        *own_headers,
+    ]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
 
 
 class Disconnect:
@@ -72,6 +92,9 @@ class JsonAnswer:
     def tell(self, events: Sequence[Event]) -> None:
         """Nothing is sent before the end."""
 
+    def show(self, event: WorkflowEvent) -> None:
+        """Nothing: only a stream has room for it."""
+
 
 class StreamAnswer:
     """Sends events as they are told. The first one opens the HTTP answer."""
@@ -95,6 +118,11 @@ class StreamAnswer:
         if self._writer is None:
             self._writer = asyncio.get_running_loop().create_task(self._write())
 
+    def show(self, event: WorkflowEvent) -> None:
+        """Workflow events go between those of the response, once that has begun."""
+        if self._writer is not None:
+            self.tell([workflow_event(event)])
+
     async def end(self) -> None:
         """Wait until everything told has been sent."""
         self._ended = True
@@ -104,13 +132,7 @@ class StreamAnswer:
                 await self._writer
 
     async def _write(self) -> None:
-        headers = [
-            (b"content-type", sse.CONTENT_TYPE.encode()),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-            *self._headers,
-        ]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send(_stream_start(self._headers))
         while True:
             try:
                 async with asyncio.timeout(self._keep_alive or None):

@@ -45,8 +45,9 @@ class CommitLog(Protocol):
          workflow's roots are among them.
     R25  `delete` removes a commit and keeps every descendant readable: the children become complete in the same
          step. False if there is no such commit.
-    R26  `delete` of a head, of a root, or of what a stored response is continued from raises
-         `WorkflowCheckpointException` and changes nothing.
+    R26  `delete` of a head, of a root, or of what a stored response, a compaction, a conversation or a background turn
+         in flight is continued from, the commit that turn began at included, raises `WorkflowCheckpointException` and
+         changes nothing.
     R27  Sessions of one user are invisible to every other: heads, commits and deletions.
     R28  If the process dies inside `commit`, `move_head`, `delete`, `record` or `collect`, every commit reads as before
          or as after; once the verb has returned, what it has done stays. The other verbs change nothing.
@@ -135,20 +136,22 @@ class Store(Protocol):
     Finishing a turn:
     R13  `finish` stores the commits with their blobs and the response, all of it or nothing. If the process dies
          inside it, all of it is there or nothing; once it has returned, it survives the process and the power.
-    R14  The response's id is new for this user, else `TurnConflictError`, and nothing has changed.
+    R14  The response's id is new for this user and not that of a background turn in flight, except under its guard;
+         else `TurnConflictError`, and nothing has changed.
     R15  The parent of each commit is stored or stands earlier in `commits`, a commit without parent is complete,
          and the response's commit is stored or among `commits`; else `TurnConflictError`, and nothing has changed.
     R16  A commit or blob that is stored already is left as it is.
     R33  With a `guard` that holds, `finish` also writes the last events and ends the turn in flight; what its steps
          committed stays. Without a guard it ends the foreground turn of that id, if one was admitted.
     R34  With a `move`, the conversation's head goes to the response's commit, the items are added behind those that
-         are there, and what was waiting up to the position counts as taken in. If the conversation is gone or its head
-         is not the expected one, `TurnConflictError`, and nothing has changed.
+         are there, of which a repeated one keeps its place, and what was waiting up to the position counts as taken in.
+         If the conversation is gone or its head is not the expected one, `TurnConflictError`, and nothing has changed.
 
     Turns in flight:
-    R35  `admit` refuses with `TurnConflictError` an id that the user has, as a response or in flight, and with
-         `ConversationLockedError` a turn in a conversation that has another one in flight; of two at the same moment
-         one is admitted. A refused turn has changed nothing.
+    R35  `admit` refuses with `TurnConflictError` an id that the user has, as a response or in flight, and a turn with
+         an idempotency key that has another one in flight; with `ConversationLockedError` a turn in a conversation that
+         has another one in flight; of two at the same moment one is admitted. A refused turn has changed nothing. That
+         the id of a foreground turn is a response's or a background turn's may be told by `finish` only (R14).
     R36  A background turn that was admitted survives the process, with its request and the commits it was given, from
          the moment `admit` has returned; of a foreground turn nothing needs to survive.
     R37  `release` takes back a turn that will not be finished; an unknown one is no error.
@@ -169,22 +172,24 @@ class Store(Protocol):
          A store that only one process may use lets every lease lapse when it is opened.
 
     Responses and questions:
-    R46  `delete_response` removes a finished response with its events and the ids of its items, and its questions
-         unless another response or a conversation stands at their commit. Its commits stay, and so do responses that
-         continue it, and what it brought into a conversation. False for an unknown response or one in flight.
+    R46  `delete_response` removes a finished response with its events and the ids of its items, and the questions at
+         its commit unless something else is continued from there, as in R26. Its commits stay, and so do responses
+         that continue it, and what it brought into a conversation. False for an unknown response or one in flight.
     R47  `read_calls` gives the questions that responses have asked at a commit, in the order in which they were asked;
          `find_call` the commit at which a question is open, and None for an unknown question.
     R48  `find_items` gives, for ids of items, the bytes that hold them: the `input` and `body` of the response that
          brought an item first, or the item of a conversation. Unknown ids are absent.
     R49  `find_key` gives the id of the response, finished or in flight, that was asked for under an idempotency key
-         since a time, with the fingerprint of its request. A key that is used again after that time is as a new one.
+         since a time, with the fingerprint of its request. A key that is used again after that time is as a new one; so
+         is that of a deleted response.
 
     Conversations:
     R50  `create_conversation` stores a conversation with its first items; the id is new for this user, else
          `TurnConflictError`.
     R51  `read_conversation` and `update_conversation` give the conversation; None if it is unknown. An update changes
          the metadata alone.
-    R52  `delete_conversation` removes a conversation and its items; False if it is unknown. Responses stay.
+    R52  `delete_conversation` removes a conversation and its items, and the questions at its commit as R46 does; False
+         if it is unknown. Responses stay.
     R53  `add_items` adds items behind those that are there, all or none, in the order of the calls; None if the
          conversation is unknown, `TurnConflictError` if it has an item with one of the ids.
     R54  `list_items` gives a page of a conversation's items behind or before an item, oldest or newest first, and
@@ -195,7 +200,8 @@ class Store(Protocol):
 
     Compactions and retention:
     R57  `keep_compaction` stores what a handle stands for; `read_compaction` gives it back to its user alone.
-    R58  `expire` removes the events of responses that ended before a time and the idempotency keys that are older.
+    R58  `expire` removes the events of responses that ended before a time (by `completed_at`, or else by their last
+         lease) and the idempotency keys that are older.
     """
 
     async def open(self) -> None:

@@ -89,14 +89,25 @@ class CommandQueue:
         for thread in threads:
             thread.join()
 
-    async def run(self, fn: Callable[[Any], T]) -> T:
-        """Have `fn` run by a thread and wait for it to its end, also when cancelled."""
+    def check_open(self) -> None:
+        """Raise `StoreClosedError` unless the queue is served."""
+        if not self._open:
+            raise StoreClosedError("The store is not open: it was closed, or `open` was not called yet.")
+
+    async def run(self, fn: Callable[[Any], T], then: Callable[[], object] | None = None) -> T:
+        """Have `fn` run by a thread and wait for it to its end, also when cancelled.
+
+        If it has succeeded, `then` is called before the caller goes on, also when that goes on with its cancellation.
+        """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         with self._gate:
-            if not self._open:
-                raise StoreClosedError("The store is not open: it was closed, or `open` was not called yet.")
+            self.check_open()
             self._waiting.put(Command(fn, future))
-        return await run_to_end(future)
+        try:
+            return await run_to_end(future)
+        finally:
+            if then is not None and future.done() and not future.cancelled() and future.exception() is None:
+                then()
 
     def _serve(self, work: Work, idle_after: Callable[[], float | None]) -> None:
         last = False

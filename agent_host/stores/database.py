@@ -40,6 +40,11 @@ class Connection(Protocol):
 class Database(Protocol):
     """Transactions over one database. Its errors are `StoreError`s; those of the functions pass unchanged."""
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether, while it is open, no other process can write to it."""
+        ...
+
     async def open(self) -> None:
         """Connect, and create or migrate the tables. May be called again."""
         ...
@@ -48,10 +53,15 @@ class Database(Protocol):
         """Finish what was begun and disconnect. May be called again."""
         ...
 
-    async def write(self, fn: Callable[[Connection], T]) -> T:
+    def check_writable(self) -> None:
+        """Raise what `write` would raise of a database that is not open, or is only read."""
+        ...
+
+    async def write(self, fn: Callable[[Connection], T], then: Callable[[], object] | None = None) -> T:
         """Run `fn` in a transaction and return its result once that is durable; if it raises, nothing changed.
 
-        Returns or raises only after the transaction has ended, also when the caller is cancelled.
+        Returns or raises only after the transaction has ended, also when the caller is cancelled. `then` is called
+        first, and only if the transaction is durable.
         """
         ...
 

@@ -54,3 +54,21 @@ def migrate(connection: sqlite3.Connection, steps: Sequence[Migration]) -> None:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+
+def show_as_newest(connection: sqlite3.Connection, steps: Sequence[Migration]) -> None:
+    """Let a connection that only reads an older file see it as if it had seen all steps; the file does not change.
+
+    What the file lacks is seen empty, new columns with their defaults. That is enough as long as no step moves rows.
+    """
+    if version_of(connection) == steps[-1].version:
+        return
+    newest = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(newest, steps)
+    for (table,) in newest.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        known = {row[0] for row in connection.execute(f"SELECT name FROM pragma_table_info('{table}')")}
+        columns = newest.execute(f"SELECT name, COALESCE(dflt_value, 'NULL') FROM pragma_table_info('{table}')")
+        shown = ", ".join(name if name in known else f"{default} AS {name}" for name, default in columns)
+        source = f"FROM main.{table}" if known else "WHERE FALSE"
+        connection.execute(f"CREATE TEMP VIEW {table} AS SELECT {shown} {source}")
+    newest.close()

@@ -8,7 +8,7 @@ its hash one.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ from agent_host.errors import AgentHostError, CheckpointDecodeError
 from agent_host.stores.base import SYSTEM
 from agent_host.stores.database import Connection
 from agent_host.stores.queries import QUERIES
+
+T = TypeVar("T")
 
 # Far below the number of values that any SQLite allows in one statement (999 before 3.32). Statements are prepared
 # once for each size, so there are few sizes; what is missing to a size is filled with a repetition.
@@ -72,6 +74,16 @@ def _check_parent(
         )
 
 
+def find_continued(connection: Connection, own: str, commit_id: str) -> str | None:
+    """What is continued from a commit, in words; None if nothing is.
+
+    That is a response that has ended there, its turn having made the commit, begun and ended at it, or asked something
+    at it; a conversation that stands there; a background turn that stands there or began there; or a compaction.
+    """
+    row = connection.execute(QUERIES["find_continued"], (own, commit_id) * 5 + (commit_id, own, commit_id)).fetchone()
+    return None if row is None else f"{row[0]} {row[1]}"
+
+
 def is_stored(connection: Connection, own: str, commit_id: str) -> bool:
     """Whether the user may read such a commit."""
     return connection.execute(QUERIES["find_commit"], (own, commit_id)).fetchone() is not None
@@ -94,9 +106,8 @@ def select_blobs(connection: Connection, own: str, hashes: Collection[bytes]) ->
     bodies: dict[bytes, bytes] = {}
     wanted: Collection[bytes] = set(hashes)
     for home in (own, SYSTEM):
-        for batch in _batches(wanted):
-            marks = ", ".join("?" * len(batch))
-            rows = connection.execute(QUERIES["select_blobs"].replace("...", marks), (home, *batch)).fetchall()
+        for batch in batches(wanted):
+            rows = connection.execute(with_marks(QUERIES["select_blobs"], batch), (home, *batch)).fetchall()
             bodies.update(rows)
         wanted = [hash_ for hash_ in wanted if hash_ not in bodies]
     return bodies
@@ -136,11 +147,17 @@ def delete_unneeded_blobs(connection: Connection, own: str) -> int:
     return len(unneeded)
 
 
-def _batches(hashes: Iterable[bytes]) -> Iterator[list[bytes]]:
-    rest = iter(hashes)
+def batches(keys: Iterable[T]) -> Iterator[list[T]]:
+    """The keys in lists that one statement can take; a list may end with repetitions of its first."""
+    rest = iter(keys)
     while batch := list(islice(rest, _BATCH_SIZES[-1])):
         size = next(size for size in _BATCH_SIZES if size >= len(batch))
         yield batch + batch[:1] * (size - len(batch))
+
+
+def with_marks(query: str, batch: Sequence[object]) -> str:
+    """The statement with one `?` for each key in the place of its three dots."""
+    return query.replace("...", ", ".join("?" * len(batch)))
 
 
 def encoded(cells: Mapping[str, bytes | None]) -> bytes:

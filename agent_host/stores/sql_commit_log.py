@@ -136,10 +136,10 @@ def _delete(connection: Connection, own: str, commit_id: str) -> bool:
         raise WorkflowCheckpointException(
             f"Commit {commit_id} is the head of session {head_of[1]} of workflow {head_of[0]}; move the head first."
         )
-    response = connection.execute(QUERIES["find_response_of_commit"], (own, commit_id)).fetchone()
-    if response is not None:
+    continued = rows.find_continued(connection, own, commit_id)
+    if continued is not None:
         raise WorkflowCheckpointException(
-            f"Commit {commit_id} is what the stored response {response[0]} is continued from; it stays with it."
+            f"Commit {commit_id} is what {continued} is continued from; it stays as long as that."
         )
     for child, distance in connection.execute(QUERIES["select_incomplete_children"], (own, commit_id)).fetchall():
         cells = cells_of(rows.select_chain(connection, own, child))

@@ -19,7 +19,7 @@ from agent_host.errors import StoreClosedError, StoreError
 from agent_host.stores import sqlite_file
 from agent_host.stores.commands import Command, CommandQueue, run_to_end
 from agent_host.stores.database import Connection
-from agent_host.stores.migrate import migrate, migrations
+from agent_host.stores.migrate import migrate, migrations, show_as_newest
 
 T = TypeVar("T")
 
@@ -66,6 +66,11 @@ class SqliteDatabase:
             f"<SqliteDatabase {self._name} {self._state}, {self.commands} commands in {self.transactions} transactions>"
         )
 
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether this process alone writes the file, which its lock sees to; not if it is only read."""
+        return not self._read_only
+
     async def open(self) -> None:
         """Connect, and create or migrate the tables; `StoreError` with the remedy if that is not possible."""
         if self._state == "closed":
@@ -84,11 +89,16 @@ class SqliteDatabase:
         self._state = "closed"
         await _in_thread(self._disconnect)
 
-    async def write(self, fn: Callable[[Connection], T]) -> T:
-        """Run `fn` in a transaction shared with whoever else waits; its failure is its own."""
+    def check_writable(self) -> None:
+        """Raise `StoreError` if the file is only read, `StoreClosedError` if it is not open."""
         if self._read_only:
             raise StoreError(f"{self._name} was opened to be read only. Open it without read_only to change it.")
-        return await self._writes.run(fn)
+        self._writes.check_open()
+
+    async def write(self, fn: Callable[[Connection], T], then: Callable[[], object] | None = None) -> T:
+        """Run `fn` in a transaction shared with whoever else waits; its failure is its own."""
+        self.check_writable()
+        return await self._writes.run(fn, then)
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` on one consistent state of the database."""
@@ -115,6 +125,7 @@ class SqliteDatabase:
         reader = sqlite_file.connect_read_only(path)
         self._connections.append(reader)
         sqlite_file.check_readable(reader, path, migrations())
+        show_as_newest(reader, migrations())
         self._reads.start([partial(self._run_reads, reader)])
 
     def _connection(self, path: str) -> sqlite3.Connection:

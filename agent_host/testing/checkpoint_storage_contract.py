@@ -1,7 +1,8 @@
 """What every checkpoint storage promises its users, as tests.
 
-Subclass `CheckpointStorageContract` in a test module, name the class `Test...`, and give it `make_storage`. What a
-storage promises the engine is in `commit_log_contract.py`; its `log` must pass that too.
+Subclass `CheckpointStorageContract` in a test module, name the class `Test...`, and give it a fixture `make_storage`:
+an async function that makes storages, each of them new and empty. What a storage promises the engine is in
+`commit_log_contract.py`; its `log` must pass that too.
 """
 
 from collections.abc import Awaitable, Callable
@@ -82,11 +83,6 @@ class CheckpointStorageContract:
     @pytest.fixture
     def anyio_backend(self) -> str:
         return "asyncio"
-
-    @pytest.fixture
-    async def make_storage(self) -> Callable[[], Awaitable[CheckpointStorage]]:
-        """Makes storages, each of them new and empty."""
-        raise NotImplementedError
 
     @pytest.fixture
     async def storage(self, make_storage: Callable[[], Awaitable[CheckpointStorage]]) -> CheckpointStorage:

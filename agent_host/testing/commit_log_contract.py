@@ -1,7 +1,7 @@
 """The rules of a commit log, as tests that every one must pass, whether it belongs to a store or stands alone.
 
-Subclass `CommitLogContract` in a test module, name the class `Test...`, and give it a fixture `log`. The first
-word of each test's docstring is the number of its rule in `agent_host.stores.base.CommitLog`.
+Subclass `CommitLogContract` in a test module, name the class `Test...`, and give it a fixture `log`: a new and empty
+commit log. The first word of each test's docstring is the number of its rule in `agent_host.stores.base.CommitLog`.
 """
 
 import asyncio
@@ -83,11 +83,6 @@ class CommitLogContract:
     @pytest.fixture
     def anyio_backend(self) -> str:
         return "asyncio"
-
-    @pytest.fixture
-    async def log(self) -> CommitLog:
-        """A new and empty commit log."""
-        raise NotImplementedError
 
     async def test_a_session_begins_without_head(self, log: CommitLog) -> None:
         """R20: None until the first commit, then the newest commit; sessions and workflows do not mix."""

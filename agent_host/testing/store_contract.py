@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_host.engine.checkpoint import INLINE, Commit, blob_hash, cells_of
+from agent_host.engine.checkpoint import INLINE, blob_hash, cells_of
 from agent_host.engine.ports import CommitLog
 from agent_host.errors import (
     CheckpointNotFoundError,
@@ -21,29 +21,21 @@ from agent_host.errors import (
     WorkflowCheckpointException,
     WorkflowConflictError,
 )
-from agent_host.stores import ResponseRecord, ResumePoint, SavePoint, Store
+from agent_host.stores import ResumePoint, SavePoint, Store
+from agent_host.stores.records import Compaction, Guard
 from agent_host.testing.commit_log_contract import BODY, ROOT, CommitLogContract, bare, child
+from agent_host.testing.conversation_contract import ConversationContract
+from agent_host.testing.records import background, conversation, foreground, response
+from agent_host.testing.response_contract import ResponseContract
+from agent_host.testing.turn_contract import TurnContract
 
 
-def response(name: str, start: Commit, end: Commit) -> ResponseRecord:
-    """The record of a turn from one commit to another."""
-    return ResponseRecord(
-        id=f"resp_{name}",
-        previous_response_id=None,
-        start_commit=start.id,
-        commit=end.id,
-        conversation=None,
-        status="completed",
-        created_at=100,
-        completed_at=101,
-        delta_lengths=b"\x01\x02",
-        input=b"input",
-        body=b"body",
-    )
+class StoreContract(CommitLogContract, TurnContract, ResponseContract, ConversationContract):
+    """Every rule of `Store` and of its `CommitLog`; subclasses say how a store is made.
 
-
-class StoreContract(CommitLogContract):
-    """Every rule of `Store` and of its `CommitLog`; subclasses say how a store is made."""
+    Those about turns in flight, about what is asked of finished responses, and about conversations are in the classes
+    it inherits from.
+    """
 
     async def make_store(self, tmp_path: Path) -> Store:
         """A new and empty store, not opened."""
@@ -173,6 +165,35 @@ class StoreContract(CommitLogContract):
             store.read_response("", "resp_1"),
             store.holds_root(ROOT.id),
             store.save_points(0),
+            store.read_calls("", ROOT.id),
+            store.find_call("", "call_1"),
+            store.find_items("", ["msg_1"]),
+            store.find_key("", "key", 0),
+            store.admit("", foreground("1")),
+            store.admit("", background("1"), [ROOT]),
+            store.release("", "resp_1"),
+            store.take("", "resp_1", "me", now=0, until=10),
+            store.read_turn("", "resp_1"),
+            store.renew("me", [("", "resp_1")], 10),
+            store.step("", Guard("resp_1", "me"), [], []),
+            store.record("", Guard("resp_1", "me"), {}),
+            store.recorded("", "resp_1"),
+            store.append([]),
+            store.read_events("", "resp_1", -1, 10),
+            store.lapsed(0),
+            store.delete_response("", "resp_1"),
+            store.create_conversation("", conversation("1"), []),
+            store.read_conversation("", "conv_1"),
+            store.update_conversation("", "conv_1", b""),
+            store.delete_conversation("", "conv_1"),
+            store.add_items("", "conv_1", []),
+            store.list_items("", "conv_1", after=None, limit=1, newest_first=False),
+            store.read_item("", "conv_1", "msg_1"),
+            store.delete_item("", "conv_1", "msg_1"),
+            store.waiting_items("", "conv_1"),
+            store.keep_compaction("", Compaction("handle", 100, b"")),
+            store.read_compaction("", "handle"),
+            store.expire(0, 0),
             store.commit_log().commit([ROOT], None),
             store.commit_log().collect(),
             store.open(),

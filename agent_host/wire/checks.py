@@ -36,6 +36,10 @@ def wrong_type(value: object, path: str, expected: str) -> problems.Problem:
     return problems.invalid_type(path, expected, json_name(value))
 
 
+def anything(value: Any, path: str) -> None:
+    """What is accepted without a look."""
+
+
 def boolean(value: Any, path: str) -> None:
     """`true` or `false`."""
     if type(value) is not bool:

@@ -1,4 +1,6 @@
-"""The events of a stream, one builder per shape; the order in which they may come is the transcript's business.
+"""The events of a stream: those of a response, of an item as a whole and of a message's text, a builder per shape.
+
+All others are made by an item on its way. In which order any may come is the transcript's business.
 
 - Every event has its `type` and `sequence_number` first. None has an `error` at its top level: clients would
   raise it.
@@ -24,8 +26,7 @@ PART_ADDED = "response.content_part.added"
 PART_DONE = "response.content_part.done"
 TEXT_DELTA = "response.output_text.delta"
 TEXT_DONE = "response.output_text.done"
-ARGUMENTS_DELTA = "response.function_call_arguments.delta"
-ARGUMENTS_DONE = "response.function_call_arguments.done"
+ANNOTATION_ADDED = "response.output_text.annotation.added"
 
 TERMINAL = frozenset({COMPLETED, INCOMPLETE, FAILED})
 
@@ -75,27 +76,4 @@ def text_done(number: int, index: int, item_id: str, text: str) -> Event:
         "content_index": 0,
         "text": text,
         "logprobs": [],
-    }
-
-
-def arguments_delta(number: int, index: int, item_id: str, delta: str) -> Event:
-    """A piece of the arguments of a function call."""
-    return {
-        "type": ARGUMENTS_DELTA,
-        "sequence_number": number,
-        "output_index": index,
-        "item_id": item_id,
-        "delta": delta,
-    }
-
-
-def arguments_done(number: int, index: int, item_id: str, name: str, arguments: str) -> Event:
-    """The whole arguments of a function call."""
-    return {
-        "type": ARGUMENTS_DONE,
-        "sequence_number": number,
-        "output_index": index,
-        "item_id": item_id,
-        "name": name,
-        "arguments": arguments,
     }

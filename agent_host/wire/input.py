@@ -3,17 +3,21 @@
 - An item without a `type` is a message if it has a role or content, and a reference if it has nothing but an id.
 - A message of the assistant holds what an assistant says (`output_text`, `refusal`), any other message what is
   said to it (`input_text`, `input_image`, `input_file`). A string stands for one text part.
-- Items that are not messages are kept as they came, without their nulls; what they mean is decided elsewhere.
+- Calls, their outputs, approvals, references and compactions have types of their own; every other item is kept as it
+  came, without its nulls. What items mean is decided elsewhere.
+- An item that is sent twice with the same id counts once; two different ones under one id are refused.
 - Every item and part knows its path in the request, so that whoever cannot use it can name it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agent_host.wire import checks, problems
 from agent_host.wire.items import KINDS, text_part
 
+MAX_ITEMS = 10_000
+MAX_PARTS = 10_000
 MAX_TEXT = 10_485_760
 MAX_IMAGE_URL = 20_971_520
 MAX_FILE_DATA = 33_554_432
@@ -21,7 +25,9 @@ MAX_FILE_DATA = 33_554_432
 ROLES = ("user", "assistant", "system", "developer")
 PHASES = ("commentary", "final_answer")
 STATUSES = ("in_progress", "completed", "incomplete")
-CALL_ID = checks.text(64, least=1)
+_VISIBLE = "[!-~]+"  # every client's ids are such, and every store can hold and find them
+ITEM_ID = checks.text(256, least=1, pattern=_VISIBLE)
+CALL_ID = checks.text(64, least=1, pattern=_VISIBLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,63 @@ class InputMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class InputFunctionCall:
+    """A call of a function that an earlier response has asked for. `arguments` is JSON text.
+
+    `more` is what else came with an item (of this and the next types); it is stored and listed with it.
+    """
+
+    call_id: str
+    name: str
+    arguments: str
+    path: str
+    id: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InputFunctionOutput:
+    """What a call has given. One that was sent as a string `is_text`: it has one part, and is listed as a string."""
+
+    call_id: str
+    output: tuple[InputPart, ...]
+    path: str
+    id: str | None = None
+    is_text: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InputApproval:
+    """A person's decision about a call that needs one."""
+
+    approval_request_id: str
+    approve: bool
+    path: str
+    reason: str | None = None
+    id: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class InputReference:
+    """The id of a stored item, in the place of the item."""
+
+    id: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputCompaction:
+    """A handle that stands for the items of an earlier conversation."""
+
+    encrypted_content: str
+    path: str
+    id: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class OtherItem:
     """An item of another kind, as it came."""
 
@@ -86,7 +149,15 @@ class OtherItem:
     path: str
 
 
-InputItem = InputMessage | OtherItem
+InputItem = (
+    InputMessage
+    | InputFunctionCall
+    | InputFunctionOutput
+    | InputApproval
+    | InputReference
+    | InputCompaction
+    | OtherItem
+)
 
 
 # --- Parts -----------------------------------------------------------------------------------------------------
@@ -114,10 +185,6 @@ def _refusal(part: dict[str, Any], path: str) -> InputPart:
     return InputRefusal(part["refusal"], path)
 
 
-def _anything(value: Any, path: str) -> None:
-    """What is accepted without a look."""
-
-
 @dataclass(frozen=True, slots=True)
 class _PartKind:
     """How a kind of part is read."""
@@ -129,28 +196,30 @@ class _PartKind:
 
 _SAID_TO = {
     "input_text": _PartKind(
-        {"type": _anything, "text": checks.text(MAX_TEXT), "prompt_cache_breakpoint": _anything}, ("text",), _text
+        {"type": checks.anything, "text": checks.text(MAX_TEXT), "prompt_cache_breakpoint": checks.anything},
+        ("text",),
+        _text,
     ),
     "input_image": _PartKind(
         {
-            "type": _anything,
+            "type": checks.anything,
             "image_url": checks.text(MAX_IMAGE_URL),
             "file_id": checks.text(),
             "detail": checks.one_of("low", "high", "auto", "original"),
-            "prompt_cache_breakpoint": _anything,
+            "prompt_cache_breakpoint": checks.anything,
         },
         (),
         _image,
     ),
     "input_file": _PartKind(
         {
-            "type": _anything,
+            "type": checks.anything,
             "filename": checks.text(),
             "file_data": checks.text(MAX_FILE_DATA),
             "file_url": checks.text(),
             "file_id": checks.text(),
             "detail": checks.one_of("auto", "low", "high"),
-            "prompt_cache_breakpoint": _anything,
+            "prompt_cache_breakpoint": checks.anything,
         },
         (),
         _file,
@@ -160,16 +229,16 @@ _SAID_TO = {
 _SAID_BY = {
     "output_text": _PartKind(
         {
-            "type": _anything,
+            "type": checks.anything,
             "text": checks.text(MAX_TEXT),
             "annotations": checks.array(checks.json_object),
-            "logprobs": checks.array(_anything),
-            "parsed": _anything,  # client libraries keep the parsed answer here and send it back
+            "logprobs": checks.array(checks.anything),
+            "parsed": checks.anything,  # client libraries keep the parsed answer here and send it back
         },
         ("text",),
         _text,
     ),
-    "refusal": _PartKind({"type": _anything, "refusal": checks.text(MAX_TEXT)}, ("refusal",), _refusal),
+    "refusal": _PartKind({"type": checks.anything, "refusal": checks.text(MAX_TEXT)}, ("refusal",), _refusal),
 }
 
 _Reader = Callable[[Any, str], InputPart]
@@ -189,49 +258,101 @@ def _part_reader(kinds: Mapping[str, _PartKind], closed: bool) -> _Reader:
 # --- Items -----------------------------------------------------------------------------------------------------
 
 _MESSAGE = {
-    "type": _anything,
-    "role": _anything,
-    "content": _anything,
-    "id": checks.text(256, least=1),
+    "type": checks.anything,
+    "role": checks.anything,
+    "content": checks.anything,
+    "id": ITEM_ID,
     "status": checks.one_of(*STATUSES),
     "phase": checks.one_of(*PHASES),
 }
-_OTHER: Mapping[str, checks.Check] = {
-    "function_call": checks.fields(
-        {"call_id": CALL_ID, "name": checks.text(128, least=1), "arguments": checks.text(MAX_TEXT)},
+# Beside an item's own fields: what servers put on items that clients send back.
+_SERVED: Mapping[str, checks.Check] = {
+    "type": checks.anything,
+    "id": ITEM_ID,
+    "status": checks.one_of(*STATUSES),
+    "caller": checks.json_object,
+    "created_by": checks.anything,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _ItemKind:
+    """How a kind of item is checked. `own` are the fields that its type holds; the others are kept beside them."""
+
+    known: Mapping[str, checks.Check]
+    own: tuple[str, ...]
+    required: tuple[str, ...]
+
+
+_TYPED: Mapping[str, _ItemKind] = {
+    "function_call": _ItemKind(
+        {
+            **_SERVED,
+            "call_id": CALL_ID,
+            "name": checks.text(128, least=1),
+            "arguments": checks.text(MAX_TEXT),
+            "namespace": checks.text(),
+            "async": checks.anything,
+            "async_": checks.anything,  # how the Python client names it when it writes an item that it has read
+        },
+        ("id", "call_id", "name", "arguments"),
         ("call_id", "name", "arguments"),
     ),
-    "function_call_output": checks.fields({"call_id": CALL_ID}, ("call_id", "output")),
-    "mcp_approval_response": checks.fields(
-        {"approval_request_id": checks.text(256, least=1), "approve": checks.boolean, "reason": checks.text(MAX_TEXT)},
+    "function_call_output": _ItemKind(
+        {**_SERVED, "call_id": CALL_ID, "output": checks.anything, "name": checks.text(), "namespace": checks.text()},
+        ("id", "call_id", "output"),
+        ("call_id", "output"),
+    ),
+    "mcp_approval_response": _ItemKind(
+        {
+            **_SERVED,
+            "approval_request_id": ITEM_ID,
+            "approve": checks.boolean,
+            "reason": checks.text(MAX_TEXT),
+        },
+        ("id", "approval_request_id", "approve", "reason"),
         ("approval_request_id", "approve"),
     ),
-    "item_reference": checks.fields({"id": checks.text(256, least=1)}, ("id",)),
+    "item_reference": _ItemKind({"type": checks.anything, "id": ITEM_ID}, ("id",), ("id",)),
+    "compaction": _ItemKind(
+        {**_SERVED, "encrypted_content": checks.text(MAX_TEXT, least=1)},
+        ("id", "encrypted_content"),
+        ("encrypted_content",),
+    ),
 }
-_OTHER_DEFAULT = checks.fields({"id": checks.text(256, least=1)})
+_OTHER = checks.fields({"id": ITEM_ID})
 
 
 class InputReader:
-    """Reads the `input` of requests; a `closed` one refuses fields that the API does not have."""
+    """Reads the items of requests; a `closed` one refuses fields that the API does not have."""
 
-    __slots__ = ("_message", "_said_by", "_said_to")
+    __slots__ = ("_message", "_said_by", "_said_to", "_typed")
 
     def __init__(self, *, closed: bool) -> None:
         self._message = checks.fields(_MESSAGE, (), closed)
         self._said_by = _part_reader(_SAID_BY, closed)
         self._said_to = _part_reader(_SAID_TO, closed)
+        self._typed = {name: checks.fields(kind.known, kind.required, closed) for name, kind in _TYPED.items()}
 
     def read(self, value: Any) -> tuple[InputItem, ...]:
-        """The items; none if the input is empty."""
+        """The items of `input`, a string or an array; none if it is empty."""
         if type(value) is str:
             if len(value) > MAX_TEXT:
                 raise problems.too_long("input", MAX_TEXT, len(value))
             return (InputMessage("user", (InputText(value, "input"),), path="input"),) if value else ()
         if type(value) is not list:
             raise checks.wrong_type(value, "input", "a string or an array of input items")
-        return tuple(self._item(item, f"input[{index}]") for index, item in enumerate(value))
+        return self.read_array(value, "input")
 
-    def _item(self, item: Any, path: str) -> InputItem:
+    def read_array(self, value: list[Any], path: str) -> tuple[InputItem, ...]:
+        """The items of an array that stands at `path`."""
+        if len(value) > MAX_ITEMS:
+            raise problems.too_many_input_items(path, MAX_ITEMS, len(value))
+        items = tuple(self.item(item, f"{path}[{index}]") for index, item in enumerate(value))
+        return _once(value, items)
+
+    def item(self, item: Any, path: str) -> InputItem:
+        """One item that stands at `path`."""
         checks.json_object(item, path)
         kind = item.get("type")
         if kind is None:
@@ -243,8 +364,26 @@ class InputReader:
             return self._read_message(item, path)
         if kind not in KINDS:
             raise problems.invalid_value(path, kind, KINDS)
-        _OTHER.get(kind, _OTHER_DEFAULT)(item, path)
+        if kind in _TYPED:
+            self._typed[kind](item, path)
+            return self._read_typed(kind, item, path)
+        _OTHER(item, path)
         return OtherItem(kind, {key: value for key, value in item.items() if value is not None}, path)
+
+    def _read_typed(self, kind: str, item: dict[str, Any], path: str) -> InputItem:
+        given, id = item.get, item.get("id")
+        own = _TYPED[kind].own
+        more = {key: value for key, value in item.items() if value is not None and key not in own and key != "type"}
+        if kind == "function_call":
+            return InputFunctionCall(item["call_id"], item["name"], item["arguments"], path, id, more)
+        if kind == "function_call_output":
+            output = self._parts(item["output"], f"{path}.output", self._said_to)
+            return InputFunctionOutput(item["call_id"], output, path, id, type(item["output"]) is str, more)
+        if kind == "mcp_approval_response":
+            return InputApproval(item["approval_request_id"], item["approve"], path, given("reason"), id, more)
+        if kind == "compaction":
+            return InputCompaction(item["encrypted_content"], path, id, more)
+        return InputReference(item["id"], path)
 
     def _read_message(self, item: dict[str, Any], path: str) -> InputMessage:
         if "role" not in item:
@@ -269,7 +408,43 @@ class InputReader:
             return (InputText(content, path),)
         if type(content) is not list:
             raise checks.wrong_type(content, path, "a string or an array of content parts")
+        if len(content) > MAX_PARTS:
+            raise problems.wrong_array_length(path, 0, MAX_PARTS, len(content))
         return tuple(read(part, f"{path}[{index}]") for index, part in enumerate(content))
+
+
+def _once(raw: Sequence[dict[str, Any]], items: tuple[InputItem, ...]) -> tuple[InputItem, ...]:
+    """The items without those that repeat an earlier one."""
+    seen: dict[str, dict[str, Any]] = {}
+    kept: list[InputItem] = []
+    for given, item in zip(raw, items, strict=True):
+        identifier = None if isinstance(item, InputReference) else given.get("id")
+        if identifier is not None:
+            stated = {key: value for key, value in given.items() if value is not None}
+            if identifier in seen:
+                if seen[identifier] == stated:
+                    continue
+                raise problems.duplicate_item(identifier)
+            seen[identifier] = stated
+        kept.append(item)
+    return tuple(kept)
+
+
+def is_item_id(text: str) -> bool:
+    """Whether an item can have this id."""
+    try:
+        ITEM_ID(text, "id")
+    except problems.Problem:
+        return False
+    return True
+
+
+_STORED = InputReader(closed=False)
+
+
+def read_items(items: Sequence[Any], path: str) -> tuple[InputItem, ...]:
+    """Items that were stored, however many, as if they stood in an array at `path` of a request."""
+    return tuple(_STORED.item(item, f"{path}[{index}]") for index, item in enumerate(items))
 
 
 # --- Back to JSON ----------------------------------------------------------------------------------------------
@@ -295,10 +470,33 @@ def _part_json(part: InputPart, role: str) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None}
 
 
+def _typed_json(item: InputItem) -> tuple[str, str | None, Mapping[str, Any], dict[str, Any]]:
+    """The kind of an item, its id, what else came with it, and its own fields."""
+    if isinstance(item, InputFunctionCall):
+        fields = {"call_id": item.call_id, "name": item.name, "arguments": item.arguments}
+        return "function_call", item.id, item.more, fields
+    if isinstance(item, InputFunctionOutput):
+        output = [_part_json(part, "user") for part in item.output]
+        shown = output[0]["text"] if item.is_text else output
+        return "function_call_output", item.id, item.more, {"call_id": item.call_id, "output": shown}
+    if isinstance(item, InputApproval):
+        decision: dict[str, Any] = {"approval_request_id": item.approval_request_id, "approve": item.approve}
+        if item.reason is not None:
+            decision["reason"] = item.reason
+        return "mcp_approval_response", item.id, item.more, decision
+    if isinstance(item, InputCompaction):
+        return "compaction", item.id, item.more, {"encrypted_content": item.encrypted_content}
+    if isinstance(item, InputReference):
+        return "item_reference", item.id, {}, {}
+    assert isinstance(item, OtherItem), "messages are written elsewhere"
+    return item.type, item.raw.get("id"), item.raw, {}
+
+
 def _item_json(item: InputItem, new_id: Callable[[str], str]) -> dict[str, Any]:
-    if isinstance(item, OtherItem):
-        kind = KINDS[item.type]
-        stored = {"id": item.raw.get("id") or new_id(kind.prefix), **item.raw, "type": item.type}
+    if not isinstance(item, InputMessage):
+        name, id, more, fields = _typed_json(item)
+        kind = KINDS[name]
+        stored = {**more, "id": id or new_id(kind.prefix), "type": name, **fields}
         if kind.has_status:
             stored.setdefault("status", "completed")
         return stored

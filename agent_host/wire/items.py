@@ -1,12 +1,13 @@
 """The items of a response: what kinds there are, and how the ones we send are built.
 
 - `KINDS` is the one table of item kinds. A kind that is missing in it does not exist for this host.
-- A builder returns a new dict that nobody changes afterwards; an item that moves on is a new dict.
+- A builder returns a new dict that nobody changes afterwards; an item that moves on is a new dict. One that is told
+  whole has an empty id until it is told.
 - `phase` tells a client which messages are the answer (`final_answer`) and which are steps on the way
   (`commentary`): clients that parse the answer skip the others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,6 +70,17 @@ def sendable(text: str) -> str:
     return text
 
 
+def sendable_value(value: Any) -> Any:
+    """A JSON value whose texts are all sendable."""
+    if isinstance(value, str):
+        return sendable(value)
+    if isinstance(value, Mapping):
+        return {sendable(name): sendable_value(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [sendable_value(each) for each in value]
+    return value
+
+
 def text_part(text: str) -> dict[str, Any]:
     """A part of a message of the assistant."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
@@ -95,4 +107,61 @@ def function_call_item(id: str, call_id: str, name: str, arguments: str, status:
         "call_id": call_id,
         "name": name,
         "arguments": arguments,
+    }
+
+
+def custom_tool_call_item(call_id: str, name: str, input: str) -> Item:
+    """A call of a tool whose input is free text."""
+    return {
+        "id": "",
+        "type": "custom_tool_call",
+        "status": "completed",
+        "call_id": call_id,
+        "name": name,
+        "input": input,
+    }
+
+
+def reasoning_item(summaries: Iterable[str], encrypted_content: str | None = None) -> Item:
+    """What was thought on the way, one part for each summary. Without encrypted content the item has no such key."""
+    item: Item = {
+        "id": "",
+        "type": "reasoning",
+        "status": "completed",
+        "summary": [{"type": "summary_text", "text": text} for text in summaries],
+    }
+    return item if encrypted_content is None else {**item, "encrypted_content": encrypted_content}
+
+
+def approval_request_item(name: str, server_label: str, arguments: str) -> Item:
+    """A tool call that somebody is to approve first."""
+    return {
+        "id": "",
+        "type": "mcp_approval_request",
+        "name": name,
+        "server_label": server_label,
+        "arguments": arguments,
+    }
+
+
+def mcp_call_item(
+    name: str,
+    server_label: str,
+    arguments: str,
+    *,
+    output: str | None = None,
+    error: Mapping[str, Any] | None = None,
+    approval_request_id: str | None = None,
+) -> Item:
+    """A tool call that was carried out here: with its output, or with the error that makes it a failed one."""
+    return {
+        "id": "",
+        "type": "mcp_call",
+        "status": "completed" if error is None else "failed",
+        "name": name,
+        "server_label": server_label,
+        "arguments": arguments,
+        "output": output,
+        "error": error,
+        "approval_request_id": approval_request_id,
     }

@@ -4,15 +4,18 @@
 - `param` and `code` are strings in the body, never null: one client library hides the message otherwise, and
   all others accept both. `code` is stable, programs may match on it; the message is for people.
 - A problem quotes what the client sent, but only its beginning: an answer must not be as long as a bad request.
-- Nothing here is retried by clients unless `too_busy` says so: a retried request would start a second run.
+- A client repeats a request only if the answer says when: a repeated one would start a second run. All others forbid
+  it, whatever their status.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agent_host.errors import AgentHostError
 
 _QUOTED = 200  # characters of a client's own text that an answer repeats
+_QUOTED_SCHEMA = 2000  # characters of a schema that an answer shows
 
 
 class Problem(AgentHostError):
@@ -34,7 +37,8 @@ class Problem(AgentHostError):
         self.type = type
         self.param = param
         self.code = code or "invalid_request"
-        self.headers: Mapping[str, str] = dict(headers or {})
+        given = dict(headers or {})
+        self.headers: Mapping[str, str] = given if "Retry-After" in given else {"x-should-retry": "false", **given}
 
 
 def problem_body(problem: Problem) -> dict[str, Any]:
@@ -43,9 +47,9 @@ def problem_body(problem: Problem) -> dict[str, Any]:
     return {"error": error}
 
 
-def _short(text: object) -> str:
+def _short(text: object, most: int = _QUOTED) -> str:
     quoted = str(text)
-    return quoted if len(quoted) <= _QUOTED else quoted[:_QUOTED] + "…"
+    return quoted if len(quoted) <= most else quoted[:most] + "…"
 
 
 def _bad(path: str | None, code: str, message: str) -> Problem:
@@ -193,6 +197,16 @@ def wrong_array_length(path: str, least: int, most: int, length: int) -> Problem
 # --- Fields that do not go together ----------------------------------------------------------------------------
 
 
+def too_many_input_items(path: str, limit: int, count: int) -> Problem:
+    """More items than one request may bring."""
+    return _bad(
+        path,
+        "too_many_input_items",
+        f"'{_short(path)}' has {count} items; a request may bring at most {limit}. Continue a stored response with "
+        "'previous_response_id', or use a conversation, to send only what is new.",
+    )
+
+
 def no_input() -> Problem:
     """There is nothing to work on: no input, and nothing to continue."""
     return _bad(
@@ -269,6 +283,112 @@ def response_not_found(id: str) -> Problem:
     return Problem(404, message, param="response_id", code="response_not_found")
 
 
+def replay_not_possible(id: str) -> Problem:
+    """The events of a response are asked for that were never kept, or are not kept any more."""
+    return _bad(
+        "stream",
+        "replay_not_available",
+        f"The events of response '{_short(id)}' can no longer be streamed. Read it without 'stream' instead.",
+    )
+
+
+def cannot_cancel_synchronous() -> Problem:
+    """Only what runs in the background can be cancelled by a request; anything else ends with its connection."""
+    return _bad("response_id", "cannot_cancel_synchronous", "Cannot cancel a synchronous response.")
+
+
+def response_in_progress(id: str) -> Problem:
+    """What is asked of a response can only be done when it has ended."""
+    return _bad(
+        "response_id",
+        "response_in_progress",
+        f"Response with id '{_short(id)}' has not finished. Cancel it first, or wait until it has.",
+    )
+
+
+def conversation_locked(id: str) -> Problem:
+    """Another turn of the conversation is on its way."""
+    return _bad(
+        "conversation",
+        "conversation_locked",
+        f"Another process is currently operating on the conversation '{_short(id)}'. Please retry in a few seconds.",
+    )
+
+
+def conversation_item_not_found(conversation_id: str, item_id: str) -> Problem:
+    """A conversation does not have the item named in the path."""
+    message = f"Item with id '{_short(item_id)}' not found in conversation '{_short(conversation_id)}'."
+    return Problem(404, message, param="item_id", code="item_not_found")
+
+
+def cursor_not_found(id: str) -> Problem:
+    """The item after which a page is to begin is not in the list."""
+    return _bad("after", "invalid_value", f"Invalid 'after': there is no item with id '{_short(id)}' in this list.")
+
+
+def model_not_found(name: str) -> Problem:
+    """The workflow of this host has another name, and names are checked."""
+    message = f"The requested model '{_short(name)}' does not exist."
+    return Problem(404, message, param="model", code="model_not_found")
+
+
+def idempotency_mismatch() -> Problem:
+    """An idempotency key was used for another request before."""
+    return _bad(
+        "idempotency-key",
+        "idempotency_mismatch",
+        "This 'Idempotency-Key' was used with another request body. Use a new key for a new request.",
+    )
+
+
+# --- What the items of the input refer to ------------------------------------------------------------------------
+
+
+def missing_tool_output(call_id: str) -> Problem:
+    """A question is open, and the request does not answer it."""
+    return _bad("input", "missing_tool_output", f"No tool output found for function call {_short(call_id)}.")
+
+
+def unknown_tool_call(call_id: str) -> Problem:
+    """An answer to a question that is not open."""
+    return _bad(
+        "input", "unknown_tool_call", f"No tool call found for function call output with call_id {_short(call_id)}."
+    )
+
+
+def unreadable_answer(path: str, wanted: str, schema: Mapping[str, Any]) -> Problem:
+    """An answer that is not of the type that was asked for; `schema` is the type's JSON schema, {} if it has none."""
+    form = f" Its JSON schema is {_short(json.dumps(schema, separators=(',', ':')), _QUOTED_SCHEMA)}." if schema else ""
+    return _bad(path, "unreadable_answer", f"The answer at '{_short(path)}' cannot be read as {_short(wanted)}.{form}")
+
+
+def duplicate_item(id: str) -> Problem:
+    """Two different items have the same id."""
+    return _bad(
+        "input",
+        "duplicate_item",
+        f"Duplicate item found with id {_short(id)}. Remove duplicate items from your input and try again.",
+    )
+
+
+def item_not_found(id: str) -> Problem:
+    """A reference to an item that is not stored (a 404, though it is a field of the body)."""
+    message = (
+        f"Item with id '{_short(id)}' not found. Items are not persisted when `store` is set to false. "
+        "Send the item itself, or remove it from your input."
+    )
+    return Problem(404, message, param="input", code="item_not_found")
+
+
+def unknown_compaction(path: str) -> Problem:
+    """A compaction item whose handle was not made here, or not for this user."""
+    return _bad(
+        f"{path}.encrypted_content",
+        "unknown_compaction",
+        f"The compaction at '{_short(path)}' is not known here. Compact the conversation again with this host.",
+    )
+
+
 # --- The caller may not ---------------------------------------------------------------------------------------
 
 
@@ -314,5 +434,4 @@ def server_fault(request_id: str) -> Problem:
         f"The server had an error while processing your request. The request id is {request_id}.",
         type="server_error",
         code="server_error",
-        headers={"x-should-retry": "false"},
     )

@@ -9,21 +9,28 @@
   where a library's own errors would have to be translated one by one.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from agent_host.ids import is_well_formed
 from agent_host.wire import checks, problems
+from agent_host.wire.body import decoded, refuse_unknown
+from agent_host.wire.fields import field_checks
 from agent_host.wire.input import (
+    InputApproval,
+    InputCompaction,
     InputFile,
+    InputFunctionCall,
+    InputFunctionOutput,
     InputImage,
     InputItem,
     InputMessage,
     InputPart,
     InputReader,
+    InputReference,
     InputRefusal,
     InputText,
     OtherItem,
@@ -32,11 +39,16 @@ from agent_host.wire.input import (
 
 __all__ = [
     "CreateRequest",
+    "InputApproval",
+    "InputCompaction",
     "InputFile",
+    "InputFunctionCall",
+    "InputFunctionOutput",
     "InputImage",
     "InputItem",
     "InputMessage",
     "InputPart",
+    "InputReference",
     "InputRefusal",
     "InputText",
     "OtherItem",
@@ -44,34 +56,10 @@ __all__ = [
     "stored_items",
 ]
 
-_MAX_NESTING = 100  # deeper JSON could be read but, inside a response, no longer written
-_NAME = checks.text(64, least=1, pattern="[a-zA-Z0-9_-]+")
-_TEXT = checks.text()
-_INCLUDABLE = (
-    "file_search_call.results",
-    "web_search_call.results",
-    "web_search_call.action.sources",
-    "message.input_image.image_url",
-    "computer_call_output.output.image_url",
-    "code_interpreter_call.outputs",
-    "reasoning.encrypted_content",
-    "message.output_text.logprobs",
-)
-_TOOL_TYPES = (
-    *("file_search", "computer", "computer_use_preview", "web_search", "web_search_2025_08_26", "mcp"),
-    *("code_interpreter", "programmatic_tool_calling", "image_generation", "local_shell", "shell", "custom"),
-    *("namespace", "tool_search", "web_search_preview", "web_search_preview_2025_03_11", "apply_patch"),
-)
-_BARE_CHOICES = (
-    *("file_search", "web_search_preview", "computer", "computer_use_preview", "computer_use"),
-    *("web_search_preview_2025_03_11", "image_generation", "code_interpreter", "programmatic_tool_calling"),
-    *("apply_patch", "shell"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class CreateRequest:
-    """What a client asks for. `echo` is what the response repeats of it, defaults left out."""
+    """What a client asks for. `echo` is what the response repeats of it, defaults left out; `given` is what it sent."""
 
     model: str | None
     items: tuple[InputItem, ...]
@@ -86,119 +74,12 @@ class CreateRequest:
     tools: tuple[Mapping[str, Any], ...]
     tool_choice: str | Mapping[str, Any]
     agent_session_id: str | None = None
+    given: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-
-# --- The fields, in the order in which faults are reported ------------------------------------------------------
-
-
-def _identifier(value: Any, path: str) -> None:
-    _TEXT(value, path)
-    if not is_well_formed(value):
-        raise problems.malformed_id(path, value)
-
-
-def _tool_checks() -> checks.Check:
-    function = checks.fields(
-        {
-            "name": _NAME,
-            "description": _TEXT,
-            "parameters": checks.json_object,
-            "strict": checks.boolean,
-        },
-        ("name",),
-    )
-    return checks.array(
-        checks.tagged({"function": function, **dict.fromkeys(_TOOL_TYPES, checks.json_object)}, ".type")
-    )
-
-
-def _tool_choice_checks() -> checks.Check:
-    named = checks.fields({"name": _NAME}, ("name",))
-    allowed = checks.fields(
-        {"mode": checks.one_of("auto", "required"), "tools": checks.array(checks.json_object, 1, 128)},
-        ("mode", "tools"),
-    )
-    specific = {
-        "function": named,
-        "custom": named,
-        "mcp": checks.fields({"server_label": _TEXT, "name": _TEXT}, ("server_label",)),
-        "allowed_tools": allowed,
-        **dict.fromkeys(_BARE_CHOICES, checks.json_object),
-    }
-    words = checks.one_of("none", "auto", "required")
-    return checks.either(words, checks.tagged(specific, ".type"), "a string or an object")
-
-
-def _text_checks(closed: bool) -> checks.Check:
-    plain = checks.fields({"type": _TEXT}, (), closed)
-    schema = checks.fields(
-        {
-            "type": _TEXT,
-            "name": _NAME,
-            "schema": checks.json_object,
-            "description": _TEXT,
-            "strict": checks.boolean,
-        },
-        ("name", "schema"),
-        closed,
-    )
-    formats = checks.tagged({"text": plain, "json_object": plain, "json_schema": schema}, ".type")
-    return checks.fields({"format": formats, "verbosity": checks.one_of("low", "medium", "high")}, (), closed)
-
-
-def _reasoning_checks(closed: bool) -> checks.Check:
-    summary = checks.one_of("auto", "concise", "detailed")
-    known = {
-        "effort": checks.one_of("none", "minimal", "low", "medium", "high", "xhigh", "max"),
-        "summary": summary,
-        "generate_summary": summary,
-        "context": checks.one_of("auto", "current_turn", "all_turns"),
-        "mode": _TEXT,
-    }
-    return checks.fields(known, (), closed)
-
-
-def _field_checks(closed: bool) -> dict[str, checks.Check]:
-    """Every field of a request but `input`, which is read first."""
-    conversation = checks.fields({"id": _identifier}, ("id",), closed)
-    return {
-        "model": _TEXT,
-        "include": checks.array(checks.one_of(*_INCLUDABLE)),
-        "tools": _tool_checks(),
-        "tool_choice": _tool_choice_checks(),
-        "text": _text_checks(closed),
-        "reasoning": _reasoning_checks(closed),
-        "metadata": checks.string_map(16, 64, 512),
-        "parallel_tool_calls": checks.boolean,
-        "stream": checks.boolean,
-        "stream_options": checks.fields({"include_obfuscation": checks.boolean}, (), closed),
-        "background": checks.boolean,
-        "max_output_tokens": checks.integer(16),
-        "max_tool_calls": checks.integer(1),
-        "temperature": checks.number(0.0, 2.0),
-        "top_p": checks.number(0.0, 1.0),
-        "presence_penalty": checks.number(-2.0, 2.0),
-        "frequency_penalty": checks.number(-2.0, 2.0),
-        "user": _TEXT,
-        "safety_identifier": checks.text(128),
-        "prompt_cache_key": checks.text(64),
-        "prompt_cache_retention": checks.one_of("in_memory", "in-memory", "24h"),
-        "prompt_cache_options": checks.json_object,
-        "prompt": checks.fields({"id": _TEXT, "version": _TEXT, "variables": checks.json_object}, ("id",)),
-        "moderation": checks.json_object,
-        "access_programs": checks.json_object,
-        "image": checks.json_object,
-        "truncation": checks.one_of("auto", "disabled"),
-        "instructions": _TEXT,
-        "store": checks.boolean,
-        "service_tier": checks.one_of("auto", "default", "flex", "scale", "priority", "fast", "ultrafast"),
-        "top_logprobs": checks.integer(0, 20),
-        "context_management": checks.array(checks.fields({"type": _TEXT}, ("type",))),
-        "agent_session_id": checks.text(128),
-        "agent_reference": checks.json_object,
-        "conversation": checks.either(_identifier, conversation, "a string or an object"),
-        "previous_response_id": _identifier,
-    }
+    @property
+    def fingerprint(self) -> bytes:
+        """A hash of everything that was asked for, whatever the order of its keys, with nulls left out."""
+        return hashlib.sha256(msgspec.json.encode(self.given, order="deterministic")).digest()
 
 
 # --- What the response repeats ----------------------------------------------------------------------------------
@@ -286,14 +167,17 @@ class _Reader:
 
 
 _READERS = {
-    lenient: _Reader(_field_checks(closed=not lenient), InputReader(closed=not lenient)) for lenient in (False, True)
+    lenient: _Reader(field_checks(closed=not lenient), InputReader(closed=not lenient)) for lenient in (False, True)
 }
 KNOWN_FIELDS = frozenset({"input", *_READERS[False].fields})
 
 
 def parse_request(body: bytes, *, lenient: bool = False) -> CreateRequest:
-    """The request in `body`, or the `Problem` with it. A `lenient` reader ignores fields it does not know."""
-    raw = _decoded(body)
+    """The request in `body`, or the `Problem` with it. A `lenient` reader ignores fields it does not know.
+
+    The same bytes give the same request, so that a request can be stored as it came and be read again.
+    """
+    raw = decoded(body)
     given = {name: value for name, value in raw.items() if value is not None}
     if "input" not in given:
         if "messages" in given:
@@ -302,9 +186,7 @@ def parse_request(body: bytes, *, lenient: bool = False) -> CreateRequest:
             raise problems.missing_parameter("input")
     reader = _READERS[lenient]
     if not lenient:
-        for name in raw:
-            if name not in KNOWN_FIELDS:
-                raise problems.unknown_parameter(name, _nearest(name, KNOWN_FIELDS))
+        refuse_unknown(raw, KNOWN_FIELDS)
     items = reader.input.read(given["input"]) if "input" in given else ()
     for name, check in reader.fields.items():
         if name in given:
@@ -316,28 +198,6 @@ def parse_request(body: bytes, *, lenient: bool = False) -> CreateRequest:
 def stored_items(request: CreateRequest, new_id: Callable[[str], str]) -> list[dict[str, Any]]:
     """The input as JSON items, each with an id, to be stored and listed; `new_id("msg")` mints one."""
     return items_json(request.items, new_id)
-
-
-def _decoded(body: bytes) -> dict[str, Any]:
-    try:
-        raw = msgspec.json.decode(body)
-    except (ValueError, RecursionError) as error:
-        raise problems.invalid_json(str(error)) from None
-    if type(raw) is not dict:
-        raise checks.wrong_type(raw, "", "an object")
-    if body.count(b"{") + body.count(b"[") > _MAX_NESTING and _too_deep(raw):
-        raise problems.invalid_json(f"It is nested more than {_MAX_NESTING} levels deep.")
-    return raw
-
-
-def _too_deep(raw: dict[str, Any]) -> bool:
-    level: list[Any] = [raw]
-    for _ in range(_MAX_NESTING):
-        level = [inner for value in level for inner in (value.values() if type(value) is dict else value)]
-        level = [value for value in level if type(value) is dict or type(value) is list]
-        if not level:
-            return False
-    return True
 
 
 def _check_together(given: Mapping[str, Any], items: tuple[InputItem, ...]) -> None:
@@ -369,24 +229,5 @@ def _request(given: Mapping[str, Any], items: tuple[InputItem, ...]) -> CreateRe
         tools=tuple(echo.get("tools", ())),
         tool_choice=echo.get("tool_choice", "auto"),
         agent_session_id=given.get("agent_session_id"),
+        given=given,
     )
-
-
-# --- "Did you mean" --------------------------------------------------------------------------------------------
-
-
-def _nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that two typing errors at most turn into `name`."""
-    near = ((_distance(name, each), each) for each in known if abs(len(each) - len(name)) <= 2)
-    best = min(near, default=(3, ""))
-    return best[1] if best[0] <= 2 else None
-
-
-def _distance(one: str, other: str) -> int:
-    """How many letters must be added, dropped or changed to make one word the other."""
-    row = list(range(len(other) + 1))
-    for index, letter in enumerate(one, 1):
-        above, row[0] = row[0], index
-        for column, each in enumerate(other, 1):
-            above, row[column] = row[column], min(row[column] + 1, row[column - 1] + 1, above + (letter != each))
-    return row[-1]

@@ -1,6 +1,6 @@
 """The transcript of a response: the only place that knows in which order events may come.
 
-- Two tables say what is legal: `RESPONSE_MOVES` for the response, `ITEM_MOVES` for each of its items. A move
+- Two tables say what is legal: `RESPONSE_MOVES` for the response, `ITEM_MOVES` for the items of each kind. A move
   that is not in them raises `IllegalMove` and changes nothing.
 - Output indices are given out from 0 in the order of opening; neither an index nor an item id is used twice.
 - An item whose attempt failed is abandoned: it is closed by its `done` event alone, incomplete and empty, and
@@ -17,8 +17,22 @@ from typing import Any
 from agent_host.errors import AgentHostError
 from agent_host.wire import events
 from agent_host.wire.events import Event
-from agent_host.wire.items import KINDS, Item, Phase, function_call_item, message_item, sendable, text_part
-from agent_host.wire.response import ResponseFacts, Status, facts_of, snapshot
+from agent_host.wire.item_moves import BEGUN, FOUND, MOVES, begun, found, moves_to
+from agent_host.wire.items import (
+    KINDS,
+    Item,
+    Phase,
+    approval_request_item,
+    function_call_item,
+    mcp_call_item,
+    message_item,
+    reasoning_item,
+    sendable,
+    sendable_value,
+    text_part,
+)
+from agent_host.wire.open_item import OpenItem
+from agent_host.wire.response import ResponseFacts, Status, snapshot
 
 
 class IllegalMove(AgentHostError):
@@ -47,13 +61,6 @@ RESPONSE_MOVES: Mapping[str, Mapping[str, str]] = {
     "cancelled": {},
 }
 
-ITEM_MOVES: Mapping[str, Mapping[str, str]] = {
-    "absent": {"open": "open"},
-    "open": {"delta": "open", "close": "closed", "abandon": "abandoned"},
-    "closed": {},
-    "abandoned": {},
-}
-
 _STATUS: Mapping[str, Status] = {
     "new": "in_progress",
     "created": "in_progress",
@@ -67,29 +74,25 @@ _STATUS: Mapping[str, Status] = {
     "cancelled": "cancelled",
 }
 
-# What an entry of the journal says of its item, if it is not the length of a delta.
-OPENED = -1
-CLOSED = -2
+# What an entry of the journal says of its item, if it is not the length of a delta. Journals are stored.
+OPENED = -1  # a message and its text part, at once
+CLOSED = -2  # all that was left of the item
 ABANDONED = -3
 OPENED_COMMENTARY = -4  # an abandoned message no longer tells in which phase it was opened
+WHOLE = -5
+ADDED = -6
+ADDED_COMMENTARY = -7
+_FIRST_MOVE = -8  # below it the moves themselves, by their places in their table
+
+MOVE_ENTRIES: Mapping[str, int] = {
+    name: _FIRST_MOVE - place
+    for place, (name, move) in enumerate(MOVES.items())
+    if move.says != "delta" and name not in ("done", "abandon")
+}
 
 _OPENED: Mapping[Phase, int] = {"final_answer": OPENED, "commentary": OPENED_COMMENTARY}
-_PHASES: Mapping[int, Phase] = {code: phase for phase, code in _OPENED.items()}
 
 Journal = Sequence[tuple[int, int]]
-
-
-class _OpenItem:
-    """An item on its way: its place, its state, and the pieces of text it was given so far."""
-
-    __slots__ = ("id", "index", "phase", "pieces", "state")
-
-    def __init__(self, index: int, id: str, phase: Phase) -> None:
-        self.index = index
-        self.id = id
-        self.phase = phase
-        self.pieces: list[str] = []
-        self.state = ITEM_MOVES["absent"]["open"]
 
 
 class Transcript:
@@ -102,7 +105,7 @@ class Transcript:
         self._new_id = new_id
         self._state = "new in background" if facts.background else "new"
         self._next = 0
-        self._items: list[_OpenItem] = []
+        self._items: list[OpenItem] = []
         self._open = 0
         self._output: list[Item | None] = []
         self._final: dict[str, Any] | None = None
@@ -123,13 +126,40 @@ class Transcript:
     @property
     def open_items(self) -> list[int]:
         """The output indices of the items that are still open."""
-        return [item.index for item in self._items if item.state == "open"]
+        return [item.index for item in self._items if item.is_open]
+
+    def draft(self, index: int) -> Item:
+        """An item as it is known so far."""
+        return self._item(index).draft
+
+    def moves(self, index: int) -> Mapping[str, str]:
+        """The moves of `ITEM_MOVES` that may come for an item, and the states that they lead to."""
+        item = self._item(index)
+        return item.moves[item.state]
 
     def final_response(self) -> dict[str, Any]:
         """The finished response, as its last event showed it."""
         if self._final is None:
             raise IllegalMove(f"The response has not ended; it is {self.status}.")
         return {**self._final, "output": list(self._final["output"])}
+
+    def response(self) -> dict[str, Any]:
+        """The response as it is now: until its end with the items that are finished."""
+        if self._final is not None:
+            return self.final_response()
+        return snapshot(self._facts, status=self.status, output=self.output)
+
+    def copy(self) -> "Transcript":
+        """A transcript in the same state. What either does from now on, the other does not see."""
+        twin = Transcript(self._facts, self._new_id)
+        twin._state = self._state
+        twin._next = self._next
+        twin._items = [item.copy() if item.is_open else item for item in self._items]
+        twin._open = self._open
+        twin._output = list(self._output)
+        twin._final = self._final
+        twin.journal = list(self.journal)
+        return twin
 
     # --- The response -------------------------------------------------------------------------------------------
 
@@ -162,77 +192,190 @@ class Transcript:
         """The turn was cancelled. There is no event of that name: clients expect `response.failed`."""
         return self._end("cancelled", events.FAILED, usage, completed_at)
 
-    # --- Items --------------------------------------------------------------------------------------------------
+    # --- Items, piece by piece ----------------------------------------------------------------------------------
 
     def open_message(self, phase: Phase = "final_answer") -> tuple[int, list[Event]]:
         """Begins a message; the index names it from now on."""
-        item, number = self._opened("message", phase, 2)
-        content = message_item(item.id, [], "in_progress", phase)
+        self._after("item")
+        id = self._new_id("msg")
+        item = self._add(message_item(id, [], "in_progress", phase), _OPENED[phase])
+        item.state = "text"
+        number = self._numbers(2)
         return item.index, [
-            events.of_item(events.ITEM_ADDED, number, item.index, content),
-            events.of_part(events.PART_ADDED, number + 1, item.index, item.id, text_part("")),
+            events.of_item(events.ITEM_ADDED, number, item.index, item.draft),
+            events.of_part(events.PART_ADDED, number + 1, item.index, id, text_part("")),
         ]
 
-    def text_delta(self, index: int, text: str) -> list[Event]:
-        """Adds to a message. An empty text is nothing, and no event."""
-        text = sendable(text)
-        return self._delta(index, text, len(text))
+    def open_refusal(self, phase: Phase = "final_answer") -> tuple[int, list[Event]]:
+        """Begins a message that says why there is no answer."""
+        index, told = self._begun(message_item("", [], "in_progress", phase))
+        return index, [told, self.move(index, "refusal part")]
 
-    def _delta(self, index: int, text: str, length: int) -> list[Event]:
-        item = self._checked(index, "delta")
-        if not length:
-            return []
-        item.state = ITEM_MOVES[item.state]["delta"]
+    def open_function_call(self, call_id: str, name: str) -> tuple[int, list[Event]]:
+        """Begins a function call whose arguments follow."""
+        index, told = self._begun(function_call_item("", sendable(call_id), sendable(name), "", "in_progress"))
+        return index, [told]
+
+    def open_reasoning(self) -> tuple[int, list[Event]]:
+        """Begins an account of what is thought, which is told in summaries."""
+        index, told = self._begun(begun(reasoning_item(())))
+        return index, [told]
+
+    def open_summary(self, index: int) -> list[Event]:
+        """Begins the next summary of a reasoning."""
+        return [self.move(index, "summary part")]
+
+    def close_summary(self, index: int) -> list[Event]:
+        """Ends the summary that is open."""
+        return [self.move(index, "summary done"), self.move(index, "summary part done")]
+
+    def text_delta(self, index: int, text: str) -> list[Event]:
+        """Adds to the text of an item that is on its way: of a message, a refusal, arguments or a summary.
+
+        An empty text is nothing, and no event.
+        """
+        text = sendable(text)
+        item = self._item(index)
+        if item.state != "text" or not text:
+            self._delta_of(item)
+            return [self.delta(index, text, len(text))] if text else []
+        self.journal.append((index, len(text)))
         item.pieces.append(text)
-        self.journal.append((index, length))
         return [events.text_delta(self._numbers(1), index, item.id, text)]
 
-    def close_message(self, index: int) -> list[Event]:
-        """Ends a message."""
-        item = self._checked(index, "close")
+    def close_message(self, index: int, annotations: Sequence[Mapping[str, Any]] = ()) -> list[Event]:
+        """Ends a message, whose text has these annotations."""
+        item = self._item(index)
+        if item.state != "text":
+            if annotations:
+                raise IllegalMove(f"No annotation may come for item {index}: it is '{item.state}'.")
+            return self.close(index)
+        if annotations:
+            told = [self.move(index, "text done")]
+            told += [self.move(index, "annotation", sendable_value(each)) for each in annotations]
+            return [*told, *self.close(index)]
         text = "".join(item.pieces)
         part = text_part(text)
-        final = message_item(item.id, [part], "completed", item.phase)
+        final = {**item.draft, "status": "completed", "content": [part]}
         number = self._numbers(3)
-        self._closed(item, "close", CLOSED, final)
+        item.state = "done"
+        self._finished(item, final, CLOSED)
         return [
             events.text_done(number, index, item.id, text),
             events.of_part(events.PART_DONE, number + 1, index, item.id, part),
             events.of_item(events.ITEM_DONE, number + 2, index, final),
         ]
 
+    def close(self, index: int, **late: Any) -> list[Event]:
+        """Ends an item of any kind: tells what is left of it. `late` are the fields that its end tells alone."""
+        item = self._item(index)
+        if not item.is_open:
+            raise IllegalMove(f"No 'close' may come for item {index}: it is '{item.state}'.")
+        unknown = late.keys() - FOUND[item.draft["type"]]
+        if unknown:
+            raise IllegalMove(f"The end of a {item.draft['type']} does not tell {sorted(unknown)}.")
+        told = []
+        while (move := next(iter(item.moves[item.state]))) != "done":
+            told.append(item.take(move, self._numbers(1)))
+        return [*told, self._ended(item, item.done(sendable_value(late)), CLOSED)]
+
     def abandon(self, index: int) -> list[Event]:
-        """Takes a message back whose attempt failed; the next attempt opens an item of its own."""
-        item = self._checked(index, "abandon")
-        final = message_item(item.id, [], "incomplete", "commentary")
-        self._closed(item, "abandon", ABANDONED, final)
-        return [events.of_item(events.ITEM_DONE, self._numbers(1), index, final)]
+        """Takes an item back whose attempt failed; the next attempt opens an item of its own."""
+        item = self._item(index)
+        if not item.is_open:
+            raise IllegalMove(f"No 'abandon' may come for item {index}: it is '{item.state}'.")
+        return [self._ended(item, item.abandon(), ABANDONED)]
 
     def abandon_open(self) -> list[Event]:
-        """Takes back every message that is still open, in order."""
+        """Takes back every item that is still open, in order."""
         return [event for index in self.open_items for event in self.abandon(index)]
+
+    # --- Items, event by event ----------------------------------------------------------------------------------
+
+    def add(self, item: Item) -> Event:
+        """Adds an item, given as it is when it is added."""
+        self._after("item")
+        if item["type"] not in FOUND or item != begun(item):
+            raise IllegalMove(f"No item of the kind '{item['type']}' begins like that.")
+        if any(item["id"] == each.id for each in self._items):
+            raise IllegalMove(f"An item has the id '{item['id']}' already.")
+        entry = ADDED_COMMENTARY if item.get("phase") == "commentary" else ADDED
+        return events.of_item(events.ITEM_ADDED, self._numbers(1), self._add(item, entry).index, item)
+
+    def delta(self, index: int, text: str, length: int) -> Event:
+        """Adds a piece to the text that is on its way in an item, noted with this length: even an empty one."""
+        item = self._item(index)
+        move = self._delta_of(item)
+        self.journal.append((index, length))
+        return item.take(move, self._numbers(1), text)
+
+    def move(self, index: int, name: str, added: Any = None) -> Event:
+        """Makes one of the moves of `ITEM_MOVES` that neither end the item nor add a piece of text."""
+        item = self._item(index)
+        if name not in item.moves[item.state] or name not in MOVE_ENTRIES:
+            raise IllegalMove(f"No '{name}' may come for item {index}: it is '{item.state}'.")
+        self.journal.append((index, MOVE_ENTRIES[name]))
+        return item.take(name, self._numbers(1), added)
+
+    # --- Items, whole -------------------------------------------------------------------------------------------
+
+    def whole(self, item: Item) -> list[Event]:
+        """An item of any kind at once, given as it is when it is finished; it gets an id if it has none.
+
+        Raises `IllegalMove` if it is no finished item of a kind that can be told, or if its id is taken.
+        """
+        self._after("item")
+        id = item.get("id")
+        if not id:
+            _tell(item, "", 0, 0)  # an item that cannot be told must not use up an id
+            id = self._new_id(KINDS[item["type"]].prefix)
+        elif any(id == each.id for each in self._items):
+            raise IllegalMove(f"An item has the id '{id}' already.")
+        opened, told = _tell(item, id, len(self._items), self._next)
+        self._numbers(len(told))
+        self._items.append(opened)
+        self._output.append(told[-1]["item"])
+        self.journal.append((opened.index, WHOLE))
+        return told
 
     def message(self, text: str, phase: Phase = "final_answer") -> list[Event]:
         """A whole message at once."""
         index, opening = self.open_message(phase)
         return [*opening, *self.text_delta(index, text), *self.close_message(index)]
 
+    def refusal(self, text: str, phase: Phase = "final_answer") -> list[Event]:
+        """A whole message that says why there is no answer."""
+        part = {"type": "refusal", "refusal": text}
+        return self.whole(message_item("", [part], "completed", phase))
+
     def function_call(self, call_id: str, name: str, arguments: str) -> list[Event]:
         """A whole function call: something that the client, or a person behind it, is to answer."""
-        arguments = sendable(arguments)
-        item, number = self._opened("function_call", "final_answer", 4 if arguments else 3)
-        index = item.index
-        final = function_call_item(item.id, call_id, name, arguments, "completed")
-        begun = function_call_item(item.id, call_id, name, "", "in_progress")
-        told = [events.of_item(events.ITEM_ADDED, number, index, begun)]
-        if arguments:
-            self.journal.append((index, len(arguments)))
-            told.append(events.arguments_delta(number + 1, index, item.id, arguments))
-        number += len(told)
-        self._closed(item, "close", CLOSED, final)
-        told.append(events.arguments_done(number, index, item.id, name, arguments))
-        told.append(events.of_item(events.ITEM_DONE, number + 1, index, final))
-        return told
+        return self.whole(function_call_item("", call_id, name, arguments, "completed"))
+
+    def reasoning(self, summaries: Iterable[str], encrypted_content: str | None = None) -> list[Event]:
+        """What was thought, in whole summaries."""
+        return self.whole(reasoning_item(summaries, encrypted_content))
+
+    def approval_request(self, name: str, server_label: str, arguments: str) -> list[Event]:
+        """A tool call that somebody is to approve first; the answer names the id of the item."""
+        return self.whole(approval_request_item(name, server_label, arguments))
+
+    def mcp_call(
+        self,
+        name: str,
+        server_label: str,
+        arguments: str,
+        *,
+        output: str | None = None,
+        error: Mapping[str, Any] | None = None,
+        approval_request_id: str | None = None,
+    ) -> list[Event]:
+        """A whole tool call that was carried out here; with an `error` it is a failed one."""
+        return self.whole(
+            mcp_call_item(
+                name, server_label, arguments, output=output, error=error, approval_request_id=approval_request_id
+            )
+        )
 
     # --- The moves ----------------------------------------------------------------------------------------------
 
@@ -248,14 +391,11 @@ class Transcript:
             raise IllegalMove(f"No '{move}' may come now: the response is '{self._state}'.")
         return after
 
-    def _checked(self, index: int, move: str) -> _OpenItem:
-        self._after("item")
-        if not 0 <= index < len(self._items):
-            raise IllegalMove(f"No '{move}' may come for item {index}: there is no such item.")
-        item = self._items[index]
-        if move not in ITEM_MOVES[item.state]:
-            raise IllegalMove(f"No '{move}' may come for item {index}: it is '{item.state}'.")
-        return item
+    def _item(self, index: int) -> OpenItem:
+        if "item" not in RESPONSE_MOVES[self._state] or not 0 <= index < len(self._items):
+            self._after("item")
+            raise IllegalMove(f"Nothing may come for item {index}: there is no such item.")
+        return self._items[index]
 
     def _begin(self, move: str, type: str) -> list[Event]:
         self._state = self._after(move)
@@ -287,78 +427,61 @@ class Transcript:
         self._final = response
         return [events.of_response(type, self._numbers(1), self.final_response())]
 
-    def _opened(self, kind: str, phase: Phase, count: int) -> tuple[_OpenItem, int]:
-        self._after("item")
-        item = _OpenItem(len(self._items), self._new_id(KINDS[kind].prefix), phase)
+    def _add(self, draft: Item, entry: int) -> OpenItem:
+        item = OpenItem(len(self._items), draft)
         self._items.append(item)
         self._output.append(None)
         self._open += 1
-        self.journal.append((item.index, _OPENED[phase]))
-        return item, self._numbers(count)
+        self.journal.append((item.index, entry))
+        return item
 
-    def _closed(self, item: _OpenItem, move: str, entry: int, final: Item) -> None:
-        item.state = ITEM_MOVES[item.state][move]
+    def _begun(self, draft: Item) -> tuple[int, Event]:
+        self._after("item")
+        told = self.add({**draft, "id": self._new_id(KINDS[draft["type"]].prefix)})
+        return told["output_index"], told
+
+    def _delta_of(self, item: OpenItem) -> str:
+        move = item.deltas.get(item.state)
+        if move is None:
+            raise IllegalMove(f"No text may come for item {item.index}: it is '{item.state}'.")
+        return move
+
+    def _ended(self, item: OpenItem, final: Item, entry: int) -> Event:
+        self._finished(item, final, entry)
+        return events.of_item(events.ITEM_DONE, self._numbers(1), item.index, final)
+
+    def _finished(self, item: OpenItem, final: Item, entry: int) -> None:
         item.pieces = []
         self._output[item.index] = final
         self._open -= 1
         self.journal.append((item.index, entry))
 
 
-# --- Replay ----------------------------------------------------------------------------------------------------
-
-_ENDINGS: Mapping[str, Callable[[Transcript, Mapping[str, Any]], list[Event]]] = {
-    "completed": lambda to, of: to.completed(of["usage"], of["completed_at"]),
-    "incomplete": lambda to, of: to.incomplete(of["incomplete_details"]["reason"], of["usage"], of["completed_at"]),
-    "failed": lambda to, of: to.failed(of["error"], of["usage"], of["completed_at"]),
-    "cancelled": lambda to, of: to.cancelled(of["usage"], of["completed_at"]),
-}
-
-_WHOLE: Mapping[str, Callable[[Transcript, Item], list[Event]]] = {
-    "function_call": lambda to, item: to.function_call(item["call_id"], item["name"], item["arguments"]),
-}
-
-
-def replay(response: Mapping[str, Any], journal: Iterable[Sequence[int]]) -> list[Event]:
-    """The events that led to a finished response, identical to the ones that were sent, numbers included.
-
-    With one exception: the text of an abandoned item is not kept, so its deltas come back empty. Their number
-    and places are the same, so a client that was interrupted still finds its place, and it is shown nothing
-    that was taken back. Raises `IllegalMove` if the journal is not of this response.
-    """
-    entries = [(index, entry) for index, entry in journal]
-    output: list[Item] = response["output"]
-    known = all(0 <= index < len(output) and OPENED_COMMENTARY <= entry != 0 for index, entry in entries)
-    if response["status"] not in _ENDINGS or not known:
-        raise IllegalMove("Only a finished response can be replayed, and only with its own journal.")
-    ids = iter(item["id"] for item in output)
-    transcript = Transcript(facts_of(response), lambda prefix: next(ids, ""))
-    told = transcript.created()
-    if response["background"]:
-        told += transcript.queued()
-    told += transcript.in_progress()
-    told += _items_again(transcript, output, entries)
-    told += _ENDINGS[response["status"]](transcript, response)
-    if transcript.journal != entries or transcript.final_response() != response:
-        raise IllegalMove("The journal is not of this response.")
-    return told
+def _tell(item: Item, id: str, index: int, number: int) -> tuple[OpenItem, list[Event]]:
+    """A finished item as it is sent, and the events that tell it, numbered from `number`."""
+    kind = item.get("type")
+    try:
+        final = {"id": id} | _as_sent(item) | {"id": id}
+        opened = OpenItem(index, begun(final))
+        told = [events.of_item(events.ITEM_ADDED, number, index, opened.draft)]
+        for name, added in moves_to(final):
+            if name != "done":
+                told.append(opened.take(name, number + len(told), added))
+        done = opened.done(found(final))
+    except (AttributeError, KeyError, TypeError) as fault:
+        raise IllegalMove(f"This is no finished item of a kind that can be told, but a '{kind}': {fault}.") from fault
+    if done != final:
+        raise IllegalMove(f"This is no finished '{kind}': it has fields that its events do not tell.")
+    return opened, [*told, events.of_item(events.ITEM_DONE, number + len(told), index, final)]
 
 
-def _items_again(transcript: Transcript, output: list[Item], entries: list[tuple[int, int]]) -> list[Event]:
-    told: list[Event] = []
-    done = [0] * len(output)  # how many characters of each item's text have come
-    for index, entry in entries:
-        item = output[index]
-        whole = _WHOLE.get(item["type"])
-        if whole is not None:
-            told += whole(transcript, item) if entry == OPENED else []
-        elif entry in _PHASES:
-            told += transcript.open_message(_PHASES[entry])[1]
-        elif entry == CLOSED:
-            told += transcript.close_message(index)
-        elif entry == ABANDONED:
-            told += transcript.abandon(index)
-        else:
-            text = item["content"][0]["text"] if item["content"] else ""
-            told += transcript._delta(index, text[done[index] : done[index] + entry], entry)
-            done[index] += entry
-    return told
+def _as_sent(item: Item) -> Item:
+    """The item without what is to be absent rather than null, and with what is to be there."""
+    kind: str = item["type"]
+    kept = {name: value for name, value in item.items() if value is not None or name in BEGUN[kind]}
+    if KINDS[kind].has_status:
+        kept.setdefault("status", "completed")
+    if kind == "message":
+        kept["content"] = [text_part("") | part if part["type"] == "output_text" else part for part in kept["content"]]
+    sent: Item = sendable_value(kept)
+    return sent

@@ -64,6 +64,7 @@ def _named(state: str) -> str:
 
 GENERATED: Mapping[str, Callable[[], str]] = {
     "help": lambda: command_help("serve"),
+    "invoke_help": lambda: command_help("invoke"),
     "check_help": lambda: command_help("check"),
     "graph_help": lambda: command_help("graph"),
     "graph": lambda: command_output("graph", "samples/01_help_desk/app.py:workflow"),

@@ -44,9 +44,13 @@ class Bare(Executor):
 class Holding(Step):
     """An executor that stands for a workflow."""
 
-    def __init__(self, id: str, workflow: Any) -> None:
+    def __init__(self, id: str, inside: Any) -> None:
         super().__init__(id)
-        self.workflow = workflow
+        self.inside = inside
+
+    @property
+    def nested_workflow(self) -> Any:
+        return self.inside
 
 
 class Outline:

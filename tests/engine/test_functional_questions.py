@@ -282,7 +282,7 @@ async def test_each_executor_sees_its_own_answers() -> None:
 
         @response_handler
         async def hear(self, text: str, answer: str, ctx: WorkflowContext[str]) -> None:
-            seen[self.id] = ctx._answers()
+            seen[self.id] = ctx._attempt.answers()
 
     a, b = Asker("a"), Asker("b")
     made = WorkflowBuilder(start_executor=a).add_edge(a, b).build()

@@ -10,9 +10,10 @@ import pytest
 from agent_host import Case, Default, Executor, Workflow, WorkflowBuilder, WorkflowContext, executor, handler
 from agent_host import response_handler as responding
 from agent_host.engine.cells import join_key, split_join_key
-from agent_host.engine.definition import OutputDesignation
+from agent_host.engine.drawing.workflow_viz import WorkflowViz
 from agent_host.engine.graph.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
 from agent_host.engine.graph.graph import Graph, WorkflowWarning
+from agent_host.engine.graph.graph_data import workflow_to_data
 from agent_host.engine.migration.graph_policy import version_of
 from agent_host.errors import (
     EdgeDuplicationError,
@@ -20,13 +21,7 @@ from agent_host.errors import (
     TypeCompatibilityError,
     WorkflowValidationError,
 )
-
-
-class Step(Executor):
-    """Takes and sends anything, yields text."""
-
-    @handler
-    async def go(self, value: Any, ctx: WorkflowContext[Any, str]) -> None: ...
+from tests.engine.outlines import Holding, Outline, Step
 
 
 class Both(Executor):
@@ -74,26 +69,6 @@ def graph_of(names: str, *groups: EdgeGroup, kind: type[Executor] = Step) -> Gra
     """A graph of one executor per word; the first is the start."""
     executors = [kind(name) for name in names.split()]
     return Graph.of(executors[0].id, {made.id: made for made in executors}, groups)
-
-
-class Outline:
-    """What can be seen of a workflow, made of a graph alone."""
-
-    max_iterations = 100
-
-    def __init__(self, graph: Graph, name: str = "outline") -> None:
-        self.name = name
-        self.graph = graph
-        self.signature = graph.signature(name, None)
-        self.outputs = OutputDesignation(None, frozenset())
-
-
-class Holding(Step):
-    """An executor that stands for a workflow."""
-
-    def __init__(self, id: str, workflow: Any) -> None:
-        super().__init__(id)
-        self.workflow = workflow
 
 
 # --- What is refused ---------------------------------------------------------------------------------------------
@@ -482,8 +457,19 @@ def test_the_types_of_nested_workflows_are_declared() -> None:
     assert {Hidden, bytes} <= set(graph.declared())
 
 
-def test_an_attribute_named_workflow_need_not_be_one() -> None:
-    """Only something that has a graph counts as a nested workflow."""
-    graph = Graph.of("a", {"a": Holding("a", "a text about workflows")}, [])
-    assert graph.nested() == {}
-    assert graph.signature("flow", None) == Graph.of("a", {"a": Holding("a", None)}, []).signature("flow", None)
+def test_an_attribute_named_workflow_is_an_attribute() -> None:
+    """An executor that merely holds a workflow does not run it: nothing of it is drawn, described or declared."""
+
+    class Owner(Step):
+        def __init__(self, workflow: Any) -> None:
+            super().__init__("a")
+            self.workflow = workflow
+
+    def of(kept: Any) -> Outline:
+        return Outline(Graph.of("a", {"a": Owner(kept)}, []))
+
+    kept, plain = of(Outline(graph_of("deep"))), of(None)
+    assert kept.graph.nested() == {}
+    assert workflow_to_data(kept) == workflow_to_data(plain)
+    assert WorkflowViz(kept).to_mermaid() == WorkflowViz(plain).to_mermaid()
+

@@ -7,18 +7,11 @@ from typing import Any, Never
 import pytest
 
 from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, handler
-from agent_host.engine.definition import OutputDesignation
 from agent_host.engine.graph.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch
 from agent_host.engine.graph.graph import Graph
 from agent_host.engine.graph.graph_data import groups_from_data, options_from_data, workflow_to_data
 from agent_host.errors import WorkflowValidationError
-
-
-class Step(Executor):
-    """Takes and sends anything, yields text."""
-
-    @handler
-    async def go(self, value: Any, ctx: WorkflowContext[Any, str]) -> None: ...
+from tests.engine.outlines import Holding, Outline, Step
 
 
 class Both(Executor):
@@ -56,26 +49,6 @@ def graph_of(names: str, *groups: EdgeGroup) -> Graph:
     """A graph of one executor per word; the first is the start."""
     executors = [Step(name) for name in names.split()]
     return Graph.of(executors[0].id, {made.id: made for made in executors}, groups)
-
-
-class Outline:
-    """What can be seen of a workflow, made of a graph alone."""
-
-    max_iterations = 100
-
-    def __init__(self, graph: Graph, name: str = "outline") -> None:
-        self.name = name
-        self.graph = graph
-        self.signature = graph.signature(name, None)
-        self.outputs = OutputDesignation(None, frozenset())
-
-
-class Holding(Step):
-    """An executor that stands for a workflow."""
-
-    def __init__(self, id: str, workflow: Any) -> None:
-        super().__init__(id)
-        self.workflow = workflow
 
 
 GROUPS: Sequence[EdgeGroup] = (

@@ -214,7 +214,8 @@ def test_a_handler_that_yields_is_refused() -> None:
     [
         ({"durability": "Turn"}, "durability is one of 'step', 'turn'; got 'Turn'"),
         ({"on_checkpoint_error": "ignore"}, "on_checkpoint_error is one of 'fail', 'warn'"),
-        ({"max_iterations": 0}, "max_iterations must be at least 1"),
+        ({"max_iterations": 0}, "max_iterations must be a whole number, at least 1; got 0"),
+        ({"max_iterations": "3"}, "max_iterations must be a whole number, at least 1; got '3'"),
     ],
 )
 async def test_an_option_that_does_not_exist_is_refused(given: dict[str, Any], message: str) -> None:

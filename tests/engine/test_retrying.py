@@ -1,6 +1,7 @@
 """A failed superstep repeats only what had not finished; a failed call may be tried again by policy."""
 
 import asyncio
+import math
 import threading
 from typing import Any
 
@@ -18,11 +19,13 @@ from agent_host import (
     config,
     executor,
     handler,
+    response_handler,
 )
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.storage.memory_log import MemoryLog
 from agent_host.errors import (
     WorkflowConflictError,
+    WorkflowConvergenceException,
     WorkflowRunnerException,
     WorkflowValidationError,
 )
@@ -300,6 +303,79 @@ async def test_a_note_on_a_moved_head_ends_the_run() -> None:
         await run
 
 
+@STORAGES
+async def test_a_note_is_not_taken_for_the_call_of_another_executor(storage: Any) -> None:
+    """Where a condition has changed its mind since the failure, the call that takes the noted one's place is made."""
+    called: list[str] = []
+    flaky, way = Flaky(1), ["left"]
+
+    @executor(id="source")
+    async def source(text: str, ctx: WorkflowContext[str]) -> None:
+        await ctx.send_message(text)
+
+    def reached(name: str) -> Executor:
+        @executor(id=name)
+        async def work(text: str, ctx: WorkflowContext) -> None:
+            called.append(name)
+
+        return work
+
+    @executor(id="failing")
+    async def failing(text: str, ctx: WorkflowContext) -> None:
+        flaky()
+
+    builder = WorkflowBuilder(start_executor=source, name="w", checkpoint_storage=storage and storage())
+    builder.add_edge(source, reached("left"), lambda text: way == ["left"])
+    builder.add_edge(source, reached("right"), lambda text: way == ["right"])
+    workflow = builder.add_edge(source, failing).build()
+    with pytest.raises(ConnectionError):
+        await workflow.run("x")
+    way[:] = ["right"]
+    await workflow.run()
+    assert called == ["left", "right"]
+
+
+@STORAGES
+async def test_a_note_is_not_taken_for_a_call_of_another_kind(storage: Any) -> None:
+    """Where a condition no longer lets a message pass, the answer that takes its place in the superstep is heard."""
+    heard: list[str] = []
+    flaky, way = Flaky(1), ["open"]
+
+    class Desk(Executor):
+        @handler
+        async def ask(self, text: str, ctx: WorkflowContext[str]) -> None:
+            await ctx.request_info(text, str, request_id=self.id)
+            await ctx.send_message(text)
+
+        @handler
+        async def send(self, number: int, ctx: WorkflowContext[bytes]) -> None:
+            await ctx.send_message(b"a message")
+
+        @handler
+        async def take(self, message: bytes, ctx: WorkflowContext) -> None:
+            heard.append("message")
+
+        @response_handler
+        async def hear(self, request: str, answer: str, ctx: WorkflowContext) -> None:
+            if self.id == "failing":
+                flaky()
+            heard.append(answer)
+
+    desk, failing = Desk("desk"), Desk("failing")
+    builder = WorkflowBuilder(start_executor=desk, name="w", checkpoint_storage=storage and storage())
+    builder.add_edge(desk, desk, lambda value: isinstance(value, bytes) and way == ["open"])
+    workflow = builder.add_edge(desk, failing, lambda value: isinstance(value, str)).build()
+    await workflow.run("ask")
+    with pytest.raises(WorkflowConvergenceException):
+        await workflow.run(1, max_iterations=1)
+    with pytest.raises(ConnectionError):
+        await workflow.run(responses={"desk": "one", "failing": "two"})
+    assert heard == ["message", "one"]
+    way[:] = ["closed"]
+    await workflow.run()
+    assert heard == ["message", "one", "one", "two"]
+
+
 # --- Retry policies ----------------------------------------------------------------------------------------------
 
 
@@ -382,7 +458,16 @@ def test_when_a_policy_tries_again(attempt: int, error: Exception, pause: float 
     assert policy.pause(attempt, error) == pause
 
 
-@pytest.mark.parametrize(("given", "message"), [({"max_attempts": 0}, "at least 1"), ({"delay": -1}, "negative")])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_attempts": 0}, "max_attempts of a RetryPolicy must be a whole number, at least 1; got 0"),
+        ({"max_attempts": 2.5}, "max_attempts of a RetryPolicy must be a whole number, at least 1; got 2.5"),
+        ({"delay": -1}, "delay of a RetryPolicy must be a number, not negative; got -1"),
+        ({"backoff": "2"}, "backoff of a RetryPolicy must be a number, not negative; got '2'"),
+        ({"max_delay": math.nan}, "max_delay of a RetryPolicy must be a number, not negative; got nan"),
+    ],
+)
 def test_a_policy_that_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
     """The numbers of a policy are checked where it is made."""
     with pytest.raises(WorkflowValidationError, match=message):
@@ -435,8 +520,9 @@ async def test_a_plain_function_that_takes_too_long_is_left_behind() -> None:
     with pytest.raises(ExecutorTimeoutError):
         await WorkflowBuilder(start_executor=blocking).build().run("x")
     go_on.set()
-    while not late:
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(10):
+        while not late:
+            await asyncio.sleep(0.001)
     assert "calls yield_output after its handler has ended" in late[0]
 
 

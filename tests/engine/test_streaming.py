@@ -4,14 +4,17 @@ import asyncio
 import contextvars
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from agent_host import (
     CustomEvent,
     InMemoryCheckpointStorage,
     TextDelta,
+    Workflow,
     WorkflowBuilder,
     WorkflowContext,
     executor,
@@ -252,26 +255,99 @@ class _Looking(Watchdog):
         self.looks.release()
 
 
-async def test_a_handler_that_blocks_the_loop_is_reported() -> None:
-    """The log names the executor and shows the line at which it stands, once."""
-    reported = _Reported()
+Block = Callable[[], None]
+
+
+async def _report_of(make: Callable[[Block], Workflow]) -> str:
+    """What is logged about a workflow that blocks the loop, with the function it is made of, until somebody looks."""
+    reported, dog = _Reported(), _Looking()
     logger = logging.getLogger("agent_host.engine")
     logger.addHandler(reported)
 
-    @executor(id="stubborn")
-    async def block(text: str, ctx: WorkflowContext) -> None:
+    def block() -> None:
         assert reported.happened.wait(10)  # blocks the loop
         while dog.looks.acquire(blocking=False):
             pass
         for _ in range(3):
             assert dog.looks.acquire(timeout=10)
 
-    dog = _Looking()
     try:
         with dog.watching():
-            await WorkflowBuilder(start_executor=block).build().run("x")
+            await make(block).run("x")
     finally:
         logger.removeHandler(reported)
-    assert len(reported.texts) == 1
-    assert "executor 'stubborn'" in reported.texts[0]
-    assert "# blocks the loop" in reported.texts[0]
+    (text,) = reported.texts
+    return text
+
+
+def _blamed(report: str) -> str:
+    """Who is said to block the loop, before the stack."""
+    return report.partition(" s by ")[2].partition(";")[0]
+
+
+def _in_the_handler(block: Block) -> Workflow:
+    @executor(id="stubborn")
+    async def stubborn(text: str, ctx: WorkflowContext) -> None:
+        block()
+
+    return WorkflowBuilder(start_executor=stubborn).build()
+
+
+def _in_a_task(block: Block) -> Workflow:
+    @executor(id="stubborn")
+    async def stubborn(text: str, ctx: WorkflowContext) -> None:
+        await asyncio.gather(asyncio.sleep(0), calling())
+
+    async def calling() -> None:
+        await asyncio.sleep(0)
+        block()
+
+    return WorkflowBuilder(start_executor=stubborn).build()
+
+
+def _from_a_thread(block: Block) -> Workflow:
+    loop = asyncio.get_running_loop()
+
+    @executor(id="stubborn")
+    def stubborn(text: str, ctx: WorkflowContext) -> None:
+        blocked = threading.Event()
+        loop.call_soon_threadsafe(lambda: (block(), blocked.set()))
+        assert blocked.wait(10)
+
+    return WorkflowBuilder(start_executor=stubborn).build()
+
+
+def _in_a_condition(block: Block) -> Workflow:
+    @executor(id="asking")
+    async def asking(text: str, ctx: WorkflowContext[str]) -> None:
+        await ctx.send_message(text)
+
+    @executor(id="answering")
+    async def answering(text: str, ctx: WorkflowContext) -> None: ...
+
+    return WorkflowBuilder(start_executor=asking).add_edge(asking, answering, lambda text: block() is None).build()
+
+
+async def test_a_handler_that_blocks_the_loop_is_reported() -> None:
+    """The log names the executor and shows the line at which it stands, once."""
+    text = await _report_of(_in_the_handler)
+    assert _blamed(text) == "executor 'stubborn'"
+    assert "# blocks the loop" in text
+
+
+@pytest.mark.parametrize("make", [_in_a_task, _from_a_thread])
+async def test_what_a_handler_has_started_blocks_in_its_name(make: Callable[[Block], Workflow]) -> None:
+    """A task of a handler, and what its worker thread hands to the loop, are reported under the executor."""
+    assert _blamed(await _report_of(make)) == "executor 'stubborn'"
+
+
+@pytest.mark.parametrize("make", [_in_the_handler, _in_a_task])
+def test_a_loop_that_shows_no_callbacks_is_reported_like_others(make: Callable[[Block], Workflow]) -> None:
+    """On a loop that is not written in Python, too, the executor of the task that runs is known."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert _blamed(runner.run(_report_of(make))) == "executor 'stubborn'"
+
+
+async def test_code_between_handlers_blocks_in_nobodys_name() -> None:
+    """A condition that blocks after a handler has ended is not blamed on that handler's executor."""
+    assert _blamed(await _report_of(_in_a_condition)) == "code outside of any executor"

@@ -169,11 +169,11 @@ class Forgetful(SqlStore):
         self.broken = True
         self.tried = 0
 
-    async def finish(self, *args: Any) -> None:
+    async def finish(self, *args: Any, **options: Any) -> None:
         self.tried += 1
         if self.broken:
             raise self.error
-        await super().finish(*args)
+        await super().finish(*args, **options)
 
 
 ERRORS = [StoreError("No space is left."), RuntimeError("A bug in a store of somebody's own.")]

@@ -57,7 +57,6 @@ REFUSED = {
     "an unknown conversation": (
         {"input": "x", "conversation": "conv_1"}, 404, "conversation", "conversation_not_found",
     ),
-    "background": ({"input": "x", "background": True}, None, "background", "unsupported_parameter"),
 }  # fmt: skip
 
 

@@ -133,7 +133,7 @@ async def test_a_waiter_that_leaves_in_the_moment_of_its_turn_passes_it_on() -> 
     assert second.cancelled()
     assert not third.cancelled()
     assert repr(runs) == "<Runs 0 running, 0 waiting>"
-    assert await asyncio.wait_for(runs.drain(10), 1) == 0
+    await asyncio.wait_for(runs.drain(10), 1)
 
 
 async def test_the_last_waiter_that_leaves_in_the_moment_of_its_turn_frees_the_host() -> None:
@@ -144,7 +144,7 @@ async def test_the_last_waiter_that_leaves_in_the_moment_of_its_turn_frees_the_h
     until.set()
     await asyncio.gather(first, second, return_exceptions=True)
     assert second.cancelled()
-    assert await asyncio.wait_for(runs.drain(10), 1) == 0
+    await asyncio.wait_for(runs.drain(10), 1)
 
 
 async def test_a_newcomer_does_not_overtake_those_who_wait() -> None:
@@ -171,7 +171,7 @@ async def test_going_down_sends_waiters_away_and_cuts_off_the_rest() -> None:
     """Those who wait are refused at once; those who run are cut off after the grace."""
     runs = Runs(1, 10)
     (running, _), (waiting, _) = await turns(runs, 2)
-    assert await runs.drain(0.01) == 1
+    await runs.drain(0.01)
     assert running.cancelled()
     with pytest.raises(StoreClosedError):
         await waiting
@@ -189,5 +189,5 @@ async def test_a_waiter_that_leaves_while_the_host_goes_down_disturbs_nothing() 
     await asyncio.gather(waiting, return_exceptions=True)
     assert repr(runs) == "<Runs 1 running, 0 waiting, draining>"
     end.set()
-    assert await draining == 0
+    await draining
     await running

@@ -45,13 +45,19 @@ CHAT = [
     {"type": "message", "role": "user", "content": "third"},
 ]
 
+EXCHANGE = [
+    {"role": "user", "content": "x"},
+    {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c", "output": "x"},
+]
+
 
 @pytest.mark.parametrize(
     ("kind", "given", "shown"),
     [
         (str, "hello", "hello"),
         (str, CHAT, "second\n\nthird"),
-        (str, [{"type": "function_call_output", "call_id": "c", "output": "x"}, {"role": "user", "content": "y"}], "y"),
+        (str, [*EXCHANGE, {"role": "user", "content": "y"}], "y"),
         (Message, "hello", Message("hello")),
         (Message, CHAT, Message("third")),
         (

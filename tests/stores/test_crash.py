@@ -11,14 +11,14 @@ import pytest
 from agent_host.engine.storage.file_log import FileLog
 from agent_host.stores import open_store
 from agent_host.testing.commit_log_contract import ROOT, bare, bodies, child
-from agent_host.testing.store_contract import response
+from agent_host.testing.records import response
 
 WRITER = """
 import asyncio, sys
 from agent_host.engine.storage.file_log import FileLog
 from agent_host.stores import open_store
 from agent_host.testing.commit_log_contract import ROOT, child
-from agent_host.testing.store_contract import response
+from agent_host.testing.records import response
 
 async def lane(store, lane):
     last = ROOT

@@ -10,7 +10,7 @@ import pytest
 from agent_host.stores import open_store, queries, rows
 from agent_host.stores.migrate import Migration, migrate, migrations, version_of
 from agent_host.testing.commit_log_contract import BODY, ROOT, bare, child
-from agent_host.testing.store_contract import response
+from agent_host.testing.records import response
 
 STORES = Path(queries.__file__).parent
 STEPS = [
@@ -28,7 +28,7 @@ def connection() -> Iterator[sqlite3.Connection]:
 
 def schema(connection: sqlite3.Connection) -> dict[str, str]:
     rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    return {name: " ".join(sql.split()) for name, sql in rows}
+    return {name: re.sub(r"\s*([(),])\s*", r"\1", " ".join(sql.split())) for name, sql in rows}
 
 
 def test_all_migrations_make_the_schema(connection: sqlite3.Connection) -> None:
@@ -75,7 +75,8 @@ def test_queries_are_valid(connection: sqlite3.Connection) -> None:
     for name, text in queries.QUERIES.items():
         statement = text.replace("...", "?")
         plan = connection.execute(f"EXPLAIN QUERY PLAN {statement}", ["x"] * statement.count("?")).fetchall()
-        scans = [row[3] for row in plan if re.match(r"SCAN (commits|responses|blobs|c)\b", row[3])]
+        # Of the turns in flight there are few, and the lists of heads are for all of them.
+        scans = [row[3] for row in plan if re.match(r"SCAN (?!heads|turns|t\b|v\b|heirs|chain|CONSTANT)", row[3])]
         assert not scans, (name, scans)
 
 
@@ -87,14 +88,23 @@ def first_format(tmp_path: Path) -> Path:
     migrate(connection, migrations()[:1])
     one = child(ROOT, "one", BODY)
     for home, commit in (("*", ROOT), ("", one)):
-        row = (home, commit.id, commit.parent, commit.workflow, commit.session_id, commit.kind, commit.seq, commit.step)
+        row: tuple[object, ...] = (
+            home,
+            commit.id,
+            commit.parent,
+            commit.workflow,
+            commit.session_id,
+            commit.kind,
+            commit.seq,
+            commit.step,
+        )
         row += (commit.created_at, commit.signature, rows.encoded(commit.delta), commit.complete, commit.distance)
         connection.execute(queries.QUERIES["insert_commit"], row)
         for hash_, body in commit.blobs.items():
             connection.execute(queries.QUERIES["insert_blob"], (home, hash_, body))
     connection.execute(queries.QUERIES["put_head"], ("", "support", "s1", one.id))
     columns = ("", "resp_1", None, ROOT.id, one.id, None, "completed", 100, 101, b"\x01\x02", b"input", b"body")
-    connection.execute(queries.QUERIES["insert_response"], columns)
+    connection.execute(f"INSERT INTO responses VALUES ({', '.join('?' * len(columns))})", columns)
     connection.close()
     return path
 

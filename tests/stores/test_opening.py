@@ -15,7 +15,7 @@ from agent_host.errors import StoreError, StoreFormatError, StoreLockedError
 from agent_host.stores import open_store
 from agent_host.stores.migrate import APPLICATION_ID, migrations
 from agent_host.testing.commit_log_contract import ROOT, bare
-from agent_host.testing.store_contract import response
+from agent_host.testing.records import response
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from agent_host.stores.database import Connection
 from agent_host.stores.sql_store import SqlStore
 from agent_host.stores.sqlite import SqliteDatabase
 from agent_host.testing.commit_log_contract import BODY, ROOT, child
-from agent_host.testing.store_contract import response
+from agent_host.testing.records import response
 
 
 @pytest.fixture

@@ -39,6 +39,21 @@ ROWS: list[tuple[Problem, int, str, str]] = [
     (problems.previous_response_not_ready("r"), 400, "previous_response_id", "previous_response_not_ready"),
     (problems.conversation_not_found("c"), 404, "conversation", "conversation_not_found"),
     (problems.response_not_found("r"), 404, "response_id", "response_not_found"),
+    (problems.too_many_input_items("input", 10, 11), 400, "input", "too_many_input_items"),
+    (problems.replay_not_possible("r"), 400, "stream", "replay_not_available"),
+    (problems.cannot_cancel_synchronous(), 400, "response_id", "cannot_cancel_synchronous"),
+    (problems.response_in_progress("r"), 400, "response_id", "response_in_progress"),
+    (problems.conversation_locked("c"), 400, "conversation", "conversation_locked"),
+    (problems.conversation_item_not_found("c", "i"), 404, "item_id", "item_not_found"),
+    (problems.cursor_not_found("i"), 400, "after", "invalid_value"),
+    (problems.model_not_found("m"), 404, "model", "model_not_found"),
+    (problems.idempotency_mismatch(), 400, "idempotency-key", "idempotency_mismatch"),
+    (problems.missing_tool_output("call_1"), 400, "input", "missing_tool_output"),
+    (problems.unknown_tool_call("call_1"), 400, "input", "unknown_tool_call"),
+    (problems.unreadable_answer("input[0].output", "bool", {}), 400, "input[0].output", "unreadable_answer"),
+    (problems.duplicate_item("i"), 400, "input", "duplicate_item"),
+    (problems.item_not_found("i"), 404, "input", "item_not_found"),
+    (problems.unknown_compaction("input[0]"), 400, "input[0].encrypted_content", "unknown_compaction"),
     (problems.not_found("/x"), 404, "", "not_found"),
     (problems.method_not_allowed("PUT", "/x"), 405, "", "method_not_allowed"),
 ]
@@ -83,6 +98,38 @@ def test_a_fault_of_the_host_is_not_retried() -> None:
     assert (problem.status, problem.type) == (500, "server_error")
     assert problem.headers == {"x-should-retry": "false"}
     assert "req_1" in problem.message
+
+
+@pytest.mark.parametrize("problem", [row[0] for row in ROWS], ids=lambda problem: problem.code)
+def test_only_a_busy_host_asks_for_a_repetition(problem: Problem) -> None:
+    """Whatever clients do with a status by themselves, they are told not to send the request again."""
+    assert problem.headers["x-should-retry"] == "false"
+
+
+def test_messages_that_programs_know_are_the_known_ones() -> None:
+    """Programs that look for these words in a message find them."""
+    assert problems.missing_tool_output("call_1").message == "No tool output found for function call call_1."
+    assert (
+        problems.unknown_tool_call("call_1").message
+        == "No tool call found for function call output with call_id call_1."
+    )
+    assert problems.duplicate_item("msg_1").message.startswith("Duplicate item found with id msg_1.")
+    assert problems.item_not_found("msg_1").message.startswith(
+        "Item with id 'msg_1' not found. Items are not persisted when `store` is set to false."
+    )
+    assert problems.cannot_cancel_synchronous().message == "Cannot cancel a synchronous response."
+    assert "retry in a few seconds" in problems.conversation_locked("conv_1").message
+
+
+def test_an_unreadable_answer_says_what_was_wanted() -> None:
+    """Whoever answered wrongly learns the type, and its schema if there is one, shortened if it is long."""
+    schema = {"type": "object", "properties": {"yes": {"type": "boolean"}}}
+    assert problems.unreadable_answer("input[0].output", "Decision", schema).message == (
+        "The answer at 'input[0].output' cannot be read as Decision. Its JSON schema is "
+        '{"type":"object","properties":{"yes":{"type":"boolean"}}}.'
+    )
+    assert "schema" not in problems.unreadable_answer("input[0].output", "Decision", {}).message
+    assert len(problems.unreadable_answer("p", "Decision", {"description": "x" * 10_000}).message) < 2500
 
 
 def test_an_answer_is_not_as_long_as_a_bad_request() -> None:

@@ -10,8 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from agent_host.wire.replay import replay
 from agent_host.wire.response import ResponseFacts, error_object, usage_object
-from agent_host.wire.transcript import IllegalMove, Transcript, replay
+from agent_host.wire.transcript import IllegalMove, Transcript
 
 TEXTS = st.text(max_size=12)
 PHASES = st.sampled_from(["final_answer", "commentary"])

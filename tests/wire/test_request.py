@@ -18,9 +18,14 @@ from agent_host.wire.items import KINDS
 from agent_host.wire.request import (
     KNOWN_FIELDS,
     CreateRequest,
+    InputApproval,
+    InputCompaction,
     InputFile,
+    InputFunctionCall,
+    InputFunctionOutput,
     InputImage,
     InputMessage,
+    InputReference,
     InputRefusal,
     InputText,
     OtherItem,
@@ -175,27 +180,106 @@ def test_what_the_assistant_said_can_be_sent_back() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"message"}))
+TYPED = {"message", "function_call", "function_call_output", "mcp_approval_response", "item_reference", "compaction"}
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - TYPED))
 def test_other_items_are_kept(kind: str) -> None:
-    """An item that is not a message is kept as it came, without its nulls."""
-    raw = {
-        "type": kind,
-        "id": "x_1",
-        "call_id": "call_1",
-        "name": "f",
-        "arguments": "{}",
-        "output": [],
-        "approval_request_id": "mcpr_1",
-        "approve": False,
-    }
+    """An item that has no type of its own is kept as it came, without its nulls."""
+    raw = {"type": kind, "id": "x_1", "call_id": "call_1", "output": [], "something_new": {"a": 1}}
     (item,) = parsed(input=[{**raw, "status": None, "encrypted_content": None}]).items
     assert item == OtherItem(kind, raw, "input[0]")
 
 
+def test_a_call_that_is_sent_back_is_read() -> None:
+    """A call comes back with what servers put on it; that is kept beside what it says."""
+    call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}"}
+    (item,) = parsed(input=[{**call, "status": "completed", "namespace": None}]).items
+    assert item == InputFunctionCall("call_1", "f", "{}", "input[0]", "fc_1", {"status": "completed"})
+
+
+def test_the_output_of_a_call_is_text_or_parts() -> None:
+    """A string is one text part, and an array may hold text, images and files."""
+    output = {"type": "function_call_output", "call_id": "call_1"}
+    parts = [{"type": "input_text", "text": "a"}, {"type": "input_image", "file_id": "file_1"}]
+    plain, rich = parsed(input=[{**output, "output": "yes"}, {**output, "output": parts, "id": "fco_1"}]).items
+    path = "input[0].output"
+    assert plain == InputFunctionOutput("call_1", (InputText("yes", path),), "input[0]", is_text=True)
+    path = "input[1].output"
+    given = (InputText("a", f"{path}[0]"), InputImage(None, "file_1", "auto", f"{path}[1]"))
+    assert rich == InputFunctionOutput("call_1", given, "input[1]", "fco_1")
+
+
+def test_an_approval_is_read() -> None:
+    """A decision has the request it decides, and perhaps a reason."""
+    approval = {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": False}
+    silent, explained = parsed(input=[{**approval, "id": None}, {**approval, "id": "mcpa_1", "reason": "no"}]).items
+    assert silent == InputApproval("mcpr_1", False, "input[0]")
+    assert explained == InputApproval("mcpr_1", False, "input[1]", "no", "mcpa_1")
+
+
+def test_a_compaction_is_read() -> None:
+    """What stands for an earlier conversation is a handle."""
+    (item,) = parsed(input=[{"type": "compaction", "id": "cmp_1", "encrypted_content": "h"}]).items
+    assert item == InputCompaction("h", "input[0]", "cmp_1")
+
+
 def test_an_id_alone_is_a_reference() -> None:
-    """An item that has nothing but an id refers to a stored one."""
-    (item,) = parsed(input=[{"id": "msg_1"}]).items
-    assert item == OtherItem("item_reference", {"id": "msg_1"}, "input[0]")
+    """An item that has nothing but an id refers to a stored one, as one that says so."""
+    for item in ({"id": "msg_1"}, {"id": "msg_1", "type": "item_reference"}, {"id": "msg_1", "type": None}):
+        assert parsed(input=[item]).items == (InputReference("msg_1", "input[0]"),)
+
+
+def _client_fields(kind: str) -> set[str]:
+    """What the installed client may send for an item, and what it may have read of one and send back."""
+    found: set[str] = set()
+    for member in get_args(ResponseInputItemParam):
+        hints = get_type_hints(member)
+        if kind in words(hints["type"]):
+            found |= set(hints)
+    for model in get_args(get_args(ResponseItem)[0]):
+        if kind in words(model.model_fields["type"].annotation):
+            found |= set(model.model_fields)
+    return found
+
+
+@pytest.mark.parametrize("kind", sorted(TYPED - {"message"}))
+def test_the_fields_of_typed_items_are_those_of_the_client_library(kind: str) -> None:
+    """No field that the installed client knows of an item is refused, be it null or not."""
+    values: dict[str, Any] = {
+        **dict.fromkeys(("id", "call_id", "name", "arguments", "approval_request_id", "encrypted_content"), "x"),
+        "type": kind,
+        "output": "x",
+        "approve": True,
+        "status": "completed",
+        "caller": {"type": "direct"},
+    }
+    assert _client_fields(kind)
+    assert len(parsed(input=[{name: values.get(name) for name in _client_fields(kind)}]).items) == 1
+    assert len(parsed(input=[{name: values.get(name, "x") for name in _client_fields(kind)}]).items) == 1
+
+
+def test_an_item_that_is_repeated_counts_once() -> None:
+    """Clients send the same item twice; it is one, as long as it says the same."""
+    item = {"role": "user", "content": "a", "id": "msg_1"}
+    items = parsed(input=[item, {**item, "status": None}, {"role": "user", "content": "b"}]).items
+    assert [getattr(item, "path", None) for item in items] == ["input[0]", "input[2]"]
+
+
+def test_a_fingerprint_is_of_what_was_asked() -> None:
+    """The order of keys, white space and nulls make no difference; everything else does."""
+    body = {"input": [{"role": "user", "content": "a"}], "metadata": {"a": "1", "b": "2"}, "stream": True}
+    one = parse_request(json.dumps(body).encode()).fingerprint
+    shuffled = {"store": None, **dict(reversed(body.items())), "metadata": {"b": "2", "a": "1"}}
+    assert parse_request(json.dumps(shuffled, indent=2).encode()).fingerprint == one
+    for change in ({"stream": False}, {"metadata": {"a": "1"}}, {"input": "a"}, {"user": "u"}):
+        assert parse_request(json.dumps({**body, **change}).encode()).fingerprint != one
+
+
+def test_the_same_bytes_are_the_same_request() -> None:
+    """A request can be stored as it came and be read again."""
+    body = json.dumps({**FULL, "input": [{"role": "user", "content": "a"}]}).encode()
+    assert parse_request(body) == parse_request(body)
 
 
 def test_set_fields_are_repeated_and_the_response_stays_valid() -> None:
@@ -295,9 +379,17 @@ def test_stored_items_can_be_sent_again() -> None:
     items = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": [{"type": "output_text", "text": "b"}]},
+        {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}", "namespace": "n"},
         {"type": "function_call_output", "call_id": "call_1", "output": "yes"},
+        {"type": "function_call_output", "call_id": "call_2", "output": [{"type": "input_text", "text": "yes"}]},
+        {"type": "mcp_approval_response", "approval_request_id": "mcpr_1", "approve": True, "reason": "fine"},
+        {"type": "compaction", "encrypted_content": "h"},
+        {"type": "item_reference", "id": "msg_9"},
+        {"type": "reasoning", "summary": []},
     ]
     stored = stored_items(parsed(input=items), numbered())
+    assert stored[3]["output"] == "yes"
+    assert [item["type"] for item in stored[2:]] == [item["type"] for item in items[2:]]
     assert stored_items(parsed(input=stored), numbered()) == stored
 
 
@@ -305,3 +397,6 @@ def test_limits_are_inclusive() -> None:
     """The longest input that is allowed is allowed."""
     (item,) = parsed(input="x" * wire_input.MAX_TEXT).items
     assert isinstance(item, InputMessage)
+    assert len(parsed(input=[{"role": "user", "content": ""}] * wire_input.MAX_ITEMS).items) == wire_input.MAX_ITEMS
+    (item,) = parsed(input=[{"type": "function_call_output", "call_id": "c" * 64, "output": ""}]).items
+    assert isinstance(item, InputFunctionOutput)

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from agent_host.wire.input import MAX_ITEMS, MAX_PARTS
 from agent_host.wire.problems import Problem
 from agent_host.wire.request import parse_request
 
 USER = {"role": "user", "content": "hi"}
+CALL = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+OUTPUT = {"type": "function_call_output", "call_id": "call_1"}
 
 
 def said(*parts: Any, role: str = "user", **more: Any) -> list[dict[str, Any]]:
@@ -134,6 +137,31 @@ INPUT_FAULTS: list[tuple[Any, str, str]] = [
     ),
     ([{"type": "mcp_approval_response", "approval_request_id": "m"}], "input[0].approve", "missing_required_parameter"),
     ([{"type": "item_reference"}], "input[0].id", "missing_required_parameter"),
+    ([{"type": "item_reference", "id": 7}], "input[0].id", "invalid_type"),
+    ([{"type": "item_reference", "id": "x" * 257}], "input[0].id", "string_above_max_length"),
+    ([{"type": "item_reference", "id": "a\x00b"}], "input[0].id", "invalid_value"),
+    ([{"type": "reasoning", "id": "a b"}], "input[0].id", "invalid_value"),
+    ([{"type": "compaction"}], "input[0].encrypted_content", "missing_required_parameter"),
+    ([{"type": "compaction", "encrypted_content": 7}], "input[0].encrypted_content", "invalid_type"),
+    ([{**CALL, "call_id": ""}], "input[0].call_id", "string_below_min_length"),
+    ([{**CALL, "arguments": {}}], "input[0].arguments", "invalid_type"),
+    ([{**CALL, "name": "f" * 129}], "input[0].name", "string_above_max_length"),
+    ([{**CALL, "status": "bogus"}], "input[0].status", "invalid_value"),
+    ([{**CALL, "bogus": 1}], "input[0].bogus", "unknown_parameter"),
+    ([OUTPUT], "input[0].output", "missing_required_parameter"),
+    ([{**OUTPUT, "output": None}], "input[0].output", "invalid_type"),
+    ([{**OUTPUT, "output": {"a": 1}}], "input[0].output", "invalid_type"),
+    ([{**OUTPUT, "output": [{"type": "bogus"}]}], "input[0].output[0].type", "invalid_value"),
+    ([{**OUTPUT, "output": [{"type": "output_text", "text": "x"}]}], "input[0].output[0].type", "invalid_value"),
+    ([{**OUTPUT, "output": "x", "bogus": 1}], "input[0].bogus", "unknown_parameter"),
+    (
+        [{"type": "mcp_approval_response", "approval_request_id": "m", "approve": "yes"}],
+        "input[0].approve",
+        "invalid_type",
+    ),
+    ([{**USER, "id": "msg_1"}, {"role": "user", "content": "ho", "id": "msg_1"}], "input", "duplicate_item"),
+    ([USER] * (MAX_ITEMS + 1), "input", "too_many_input_items"),
+    (said(*[{"type": "input_text", "text": ""}] * (MAX_PARTS + 1)), "input[0].content", "array_above_max_length"),
     ("x" * 10_485_761, "input", "string_above_max_length"),
 ]
 

@@ -74,8 +74,7 @@ def _last(node: Node) -> str:
 
 
 def _caption(node: Node) -> str:
-    detail = ", ".join(word for word in (node.detail, *node.marks) if word)
-    return f'"{_escaped(node.title)}\\n{_escaped(detail)}"'
+    return f'"{_escaped(node.title)}\\n{_escaped(node.caption)}"'
 
 
 def _quoted(text: str) -> str:

@@ -41,8 +41,7 @@ def _box(node: Node) -> str:
 
 
 def _caption(node: Node) -> str:
-    detail = ", ".join(word for word in (node.detail, *node.marks) if word)
-    return f"{_escaped(node.title)}<br/>{_escaped(detail)}"
+    return f"{_escaped(node.title)}<br/>{_escaped(node.caption)}"
 
 
 def _shaft(arrow: Arrow) -> str:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from agent_host.engine.executors.executor import Executor, FunctionExecutor
 from agent_host.engine.graph.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch, shown_name
-from agent_host.engine.graph.graph import WorkflowOutline, nested_workflow
+from agent_host.engine.graph.graph import WorkflowOutline
 
 Shape = Literal["executor", "fan-in", "selection"]
 
@@ -34,6 +34,11 @@ class Node:
     is_start: bool = False
     is_output: bool = False
     inside: "Picture | None" = None
+
+    @property
+    def caption(self) -> str:
+        """What stands below an executor's title: its class, start or output."""
+        return ", ".join(word for word in (self.detail, *self.marks) if word)
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -82,7 +87,7 @@ def writable(text: str) -> str:
 
 def _node(workflow: WorkflowOutline, key: str, node_id: str) -> Node:
     executor = workflow.graph.executors[key]
-    inner = nested_workflow(executor)
+    inner = executor.nested_workflow
     return Node(
         node_id,
         writable(key) or "?",

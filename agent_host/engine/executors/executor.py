@@ -6,13 +6,18 @@ clone that starts from the values the program set. `state()` declares such an at
 
 import dataclasses
 import re
+import sys
 import typing
 from collections.abc import Callable
-from typing import Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
+from agent_host.engine import annotations
 from agent_host.engine.executors.handlers import HandlerTable, _local_names, _Mark, read_handler
 from agent_host.engine.executors.policies import RetryPolicy
 from agent_host.errors import HandlerError, WorkflowValidationError
+
+if TYPE_CHECKING:
+    from agent_host.engine.workflow import Workflow
 
 _ID = re.compile(r"[^/\x00-\x1f]{1,128}")
 _MISSING = dataclasses.MISSING
@@ -103,7 +108,10 @@ class Executor:
         return f"<{type(self).__name__} {self.id!r}>"
 
     async def on_checkpoint_save(self) -> dict[str, Any]:
-        """Return what to store instead of the attributes. Called after a run in which the executor took part."""
+        """Return what to store instead of the attributes.
+
+        Called after every superstep in which the executor took part, and once for the state that sessions begin with.
+        """
         return {}
 
     async def on_checkpoint_restore(self, state: dict[str, Any]) -> None:
@@ -129,6 +137,11 @@ class Executor:
         """The types this executor declares to yield."""
         return _union(h.yields for h in self._all_handlers())
 
+    @property
+    def nested_workflow(self) -> "Workflow | None":
+        """The workflow that this executor runs inside itself; None but for a `WorkflowExecutor`."""
+        return None
+
     def can_handle(self, value: Any) -> bool:
         """Whether one of the handlers takes this value."""
         return self.handler_table.select(value) is not None
@@ -142,9 +155,7 @@ def _is_positive(value: object) -> bool:
 
 
 def _union(hints: Any) -> list[Any]:
-    from agent_host.engine.annotations import members
-
-    return list(dict.fromkeys(member for hint in hints if hint is not None for member in members(hint)))
+    return list(dict.fromkeys(member for hint in hints if hint is not None for member in annotations.members(hint)))
 
 
 def _table_of(cls: type) -> HandlerTable:
@@ -225,8 +236,6 @@ def executor(
 
     `retry` and `timeout` (seconds, for each call) are those of `Executor`.
     """
-    import sys
-
     given = {"input": input, "output": output, "workflow_output": workflow_output}
     mark = _Mark("handler", {k: v for k, v in given.items() if v is not None}, _local_names(sys._getframe(1)))
 

@@ -23,7 +23,10 @@ _F = typing.TypeVar("_F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A function and the types it declares. `sends` and `yields` are None where nothing is declared."""
+    """A function and the types it declares. `sends` and `yields` are None where nothing is declared.
+
+    `takes_attempt`: it belongs to the engine, which hands it the attempt at the call in the place of a context.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -34,6 +37,7 @@ class Handler:
     takes_self: bool
     takes_context: bool
     is_async: bool
+    takes_attempt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,18 @@ class RetryPolicy:
     retry_on: tuple[type[Exception], ...] = (Exception,)
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise WorkflowValidationError(f"max_attempts must be at least 1; got {self.max_attempts}.")
+        attempts: object = self.max_attempts
+        if not isinstance(attempts, int) or attempts < 1:
+            raise WorkflowValidationError(
+                f"max_attempts of a RetryPolicy must be a whole number, at least 1; got {attempts!r}."
+            )
         kinds: object = self.retry_on
         if not isinstance(kinds, tuple) or not all(isinstance(kind, type) for kind in kinds):
             raise WorkflowValidationError(f"retry_on takes a tuple of exception classes; got {kinds!r}.")
-        if min(self.delay, self.backoff, self.max_delay) < 0:
-            raise WorkflowValidationError("delay, backoff and max_delay of a RetryPolicy must not be negative.")
+        for name in ("delay", "backoff", "max_delay"):
+            given: object = getattr(self, name)
+            if not isinstance(given, (int, float)) or not given >= 0:
+                raise WorkflowValidationError(f"{name} of a RetryPolicy must be a number, not negative; got {given!r}.")
 
     def pause(self, attempt: int, error: Exception) -> float | None:
         """Seconds to wait after the failure of the `attempt`-th call (from 1); None if the error stands.

@@ -2,7 +2,8 @@
 
 Rule 1: every attribute that can be encoded is state, unless it is taken out with `config()`.
 Rule 2: only what a handler has changed is stored. An attribute no handler has touched comes from the running
-        program, so secrets set in `__init__` never reach a store, and a new limit holds for old conversations.
+        program, so secrets set in `__init__` never reach a store, and a new limit holds for old conversations. What
+        `state()` declares is part of the initial state, so a conversation keeps the default that it began with.
 Rule 3: what cannot be encoded is shared by all lanes as it is, and must be a foreign object: a client, a lock.
 Rule 4: an executor with hooks stores what its hook returns and nothing else.
 Rule 5: in asyncio's debug mode, which `python -X dev` switches on, a handler that changes a foreign object in place is

@@ -20,7 +20,7 @@ from agent_host.engine.functional.mentions import Mentions
 from agent_host.engine.functional.replay import SUSPENDED, Replay
 from agent_host.engine.functional.run_context import RunContext, _active
 from agent_host.engine.functional.step_wrapper import context_parameter, hints_of
-from agent_host.engine.running.context import WorkflowContext
+from agent_host.engine.running.attempt import Attempt
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import HandlerError
@@ -142,7 +142,7 @@ class _FunctionTable(HandlerTable):
         def handler(name: str, called: Callable[..., Any], takes: Any, response: Any) -> Handler:
             return Handler(
                 name=name, function=called, input=takes, response=response, sends=typing.Never, yields=yields,
-                takes_self=True, takes_context=True, is_async=True,
+                takes_self=True, takes_context=False, is_async=True, takes_attempt=True,
             )  # fmt: skip
 
         responders = [handler("go_on", _go_on, Any, Any)] if context is not None else []
@@ -155,14 +155,14 @@ class _FunctionTable(HandlerTable):
         return (*super().declared, *(hint for hint in self._mentioned if hint is not None))
 
 
-async def _begin(executor: FunctionalExecutor, message: Any, ctx: WorkflowContext[Any, Any]) -> None:
-    await _execute(executor, Replay.begin(ctx, message), message)
+async def _begin(executor: FunctionalExecutor, message: Any, attempt: Attempt) -> None:
+    await _execute(executor, Replay.begin(attempt, message), message)
 
 
-async def _go_on(executor: FunctionalExecutor, request: Any, answer: Any, ctx: WorkflowContext[Any, Any]) -> None:
-    answers = ctx._answers()
-    if ctx.request_id == list(answers)[-1]:
-        waiting = Replay.go_on(ctx, answers)
+async def _go_on(executor: FunctionalExecutor, request: Any, answer: Any, attempt: Attempt) -> None:
+    answers = attempt.answers()
+    if attempt.call.request_id == list(answers)[-1]:
+        waiting = Replay.go_on(attempt, answers)
         if waiting is not None:
             await _execute(executor, *waiting)
 
@@ -174,7 +174,7 @@ async def _execute(executor: FunctionalExecutor, replay: Replay, message: Any) -
         result = await replay.execute(lambda: executor._call(message, context))
     finally:
         _active.reset(token)
-    effect = replay.context._effect
+    effect = replay.attempt.effect
     if result is SUSPENDED:
         effect.journal = replay.kept()
         return

@@ -19,6 +19,7 @@ from agent_host.engine import annotations
 from agent_host.engine.events import CustomEvent
 from agent_host.engine.functional.branch import Branch, run_of
 from agent_host.engine.reducers import MISSING
+from agent_host.engine.running.attempt import Attempt
 from agent_host.engine.running.context import WorkflowContext
 from agent_host.engine.running.tasks import end
 from agent_host.engine.serialization.codec import Encoded
@@ -53,12 +54,13 @@ class Replay:
     `answers` are those that have come, by request id; they are taken out when the function asks for them.
     """
 
-    def __init__(self, context: WorkflowContext[Any, Any], run: int, answers: dict[str, Any]) -> None:
-        self.context = context
+    def __init__(self, attempt: Attempt, run: int, answers: dict[str, Any]) -> None:
+        self.attempt = attempt
+        self.context: WorkflowContext[Any, Any] = WorkflowContext(attempt)
         self.answers = answers
         self._run = run
-        self._journal = context._journal()
-        self._codec = context._around.codec
+        self._journal = attempt.journal()
+        self._codec = attempt.around.codec
         self._root = Branch((run,), asyncio.current_task())
         self._unanswered: list[str] = []
         self._unstorable: UnsupportedValueError | None = None
@@ -71,10 +73,10 @@ class Replay:
         return f"<Replay of {self.context.executor_id!r}, run {self._run}, {len(self._journal.all())} entries>"
 
     @classmethod
-    def begin(cls, context: WorkflowContext[Any, Any], message: Any) -> "Replay":
+    def begin(cls, attempt: Attempt, message: Any) -> "Replay":
         """The first execution for a new input; what waited for answers until now is over."""
-        replay = cls(context, _last_run(context) + 1, {})
-        replay._drop(_open_requests(context), "The new input has ended what asked")
+        replay = cls(attempt, _last_run(attempt) + 1, {})
+        replay._drop(attempt.open_requests(), "The new input has ended what asked")
         try:
             replay._journal.put(replay._root.place(), INPUT, message)
         except UnsupportedValueError as error:
@@ -82,9 +84,9 @@ class Replay:
         return replay
 
     @classmethod
-    def go_on(cls, context: WorkflowContext[Any, Any], answers: dict[str, Any]) -> "tuple[Replay, Any] | None":
+    def go_on(cls, attempt: Attempt, answers: dict[str, Any]) -> "tuple[Replay, Any] | None":
         """Another execution, with answers, and the input as it came; None if nothing waits any more."""
-        replay = cls(context, _last_run(context), answers)
+        replay = cls(attempt, _last_run(attempt), answers)
         found = replay._journal.recorded(replay._root.place(), INPUT)
         if found is None:
             replay._warn_of_unheard()
@@ -106,7 +108,7 @@ class Replay:
             _branch.reset(token)
         self._warn_of_unheard()
         if result is not SUSPENDED:
-            self._drop(_open_requests(self.context), "The function has returned without the answer to")
+            self._drop(self.attempt.open_requests(), "The function has returned without the answer to")
         return result
 
     def kept(self) -> dict[int, Encoded]:
@@ -228,13 +230,13 @@ class Replay:
             known = self._journal.recorded(place.position, name)
             if known is None:
                 place.refuse_barred()
-                known = (request_id or str(self.context._derived(f"request {place.position}")),)
+                known = (request_id or str(self.attempt.derived_id(f"request {place.position}")),)
             asked = known[0]
             if len(known) == 1 and self._takes(asked, response_type):
                 known = self._journal.put(place.position, name, asked, self.answers.pop(asked))
             if len(known) > 1:
                 return known[1]
-            if not self.context._around.is_open(asked):
+            if not self.attempt.around.is_open(asked):
                 if self._unstorable is not None:
                     raise self._unstorable
                 expires_in, default = expiry
@@ -331,7 +333,7 @@ class Replay:
         if self._ended:
             if self._unanswered:
                 raise Suspended
-            self.context._refuse_late(name)
+            self.attempt.refuse_late(name)
 
     # --- Warnings ---
 
@@ -342,7 +344,7 @@ class Replay:
         names = sorted(requests)
         if names:
             self._warn(f"{why} {', '.join(map(repr, names))}; nobody can answer it any more.")
-            self.context._effect.closed.extend(names)
+            self.attempt.effect.closed.extend(names)
 
     def _warn_of_unheard(self) -> None:
         if self.answers:
@@ -350,15 +352,9 @@ class Replay:
             self._warn(f"Nobody waited for the answer to {names} any more; it was not heard.")
 
 
-def _last_run(context: WorkflowContext[Any, Any]) -> int:
+def _last_run(attempt: Attempt) -> int:
     """The number of the run whose entries the executor keeps; 0 if it keeps none."""
-    call = context._call
-    return max(map(run_of, call.scope.journal(call.executor_id)), default=0)
-
-
-def _open_requests(context: WorkflowContext[Any, Any]) -> list[str]:
-    call = context._call
-    return [name for name, open_one in call.scope.waiting.requests.items() if open_one.executor == call.executor_id]
+    return max(map(run_of, attempt.kept_steps()), default=0)
 
 
 def _failure(error: BaseException | None) -> BaseException | None:

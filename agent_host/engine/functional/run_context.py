@@ -106,7 +106,7 @@ class RunContext:
 
     def uuid(self) -> UUID:
         """A fresh id."""
-        found: UUID = self._replay.read("ctx.uuid", lambda at: self._replay.context._derived(f"uuid {at}"))
+        found: UUID = self._replay.read("ctx.uuid", lambda at: self._replay.attempt.derived_id(f"uuid {at}"))
         return found
 
     @property

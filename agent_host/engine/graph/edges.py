@@ -16,14 +16,14 @@ Selection = Callable[[Any, list[str]], "list[str] | Awaitable[list[str]]"]
 _PUNCTUATION = re.compile(r"[%,()>]")
 
 
-class Branch:
+class SwitchBranch:
     """One way out of a switch: a `Case` or the `Default`."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Case(Branch):
+class Case(SwitchBranch):
     """One branch of a switch: taken if `condition(message)` holds and no earlier case did.
 
     `label` names the condition in drawings and in the graph's signature.
@@ -35,7 +35,7 @@ class Case(Branch):
 
 
 @dataclass(frozen=True, slots=True)
-class Default(Branch):
+class Default(SwitchBranch):
     """The branch of a switch that is taken when no case holds, wherever it stands among them."""
 
     target: Any

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agent_host.engine import annotations
 from agent_host.engine.executors.executor import Executor
@@ -61,7 +61,7 @@ class Graph:
 
     def nested(self) -> "dict[str, WorkflowOutline]":
         """The workflows that executors run inside themselves, by the executor's id."""
-        found = {key: nested_workflow(executor) for key, executor in self.executors.items()}
+        found = {key: executor.nested_workflow for key, executor in self.executors.items()}
         return {key: workflow for key, workflow in found.items() if workflow is not None}
 
     def declared(self) -> list[Any]:
@@ -172,7 +172,6 @@ class Graph:
         return _names(self.executors[executor].input_types) or "nothing"
 
 
-@runtime_checkable
 class WorkflowOutline(Protocol):
     """What can be seen of a workflow without running it."""
 
@@ -186,12 +185,6 @@ class WorkflowOutline(Protocol):
     def outputs(self) -> "OutputDesignation": ...
     @property
     def max_iterations(self) -> int: ...
-
-
-def nested_workflow(executor: Executor) -> WorkflowOutline | None:
-    """The workflow that an executor runs inside itself: its attribute `workflow`, if that is one."""
-    inner = getattr(executor, "workflow", None)
-    return inner if isinstance(inner, WorkflowOutline) and isinstance(inner.graph, Graph) else None
 
 
 def _arriving(group: EdgeGroup, kind: Any) -> Any:

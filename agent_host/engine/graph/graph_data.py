@@ -23,7 +23,7 @@ from typing import Any
 from agent_host.engine import annotations
 from agent_host.engine.executors.executor import Executor
 from agent_host.engine.graph.edges import EdgeGroup, FanIn, FanOut, SingleEdge, Switch, shown_name
-from agent_host.engine.graph.graph import WorkflowOutline, nested_workflow
+from agent_host.engine.graph.graph import WorkflowOutline
 from agent_host.errors import WorkflowValidationError
 
 
@@ -47,9 +47,8 @@ def _executor_to_data(workflow: WorkflowOutline, key: str) -> dict[str, Any]:
         "workflow_output_types": list(map(annotations.name, executor.workflow_output_types)),
         "yields": workflow.outputs.kind(key) if _may_yield(executor) else None,
     }
-    inner = nested_workflow(executor)
-    if inner is not None:
-        data["workflow"] = workflow_to_data(inner)
+    if executor.nested_workflow is not None:
+        data["workflow"] = workflow_to_data(executor.nested_workflow)
     return data
 
 

@@ -138,6 +138,11 @@ class _Place:
             f"replace it in migrate: {self.says(call)}",
         )  # fmt: skip
 
+    def shapeless(self, what: What, kind: str, fault: Fault | None, call: str) -> Incompatibility:
+        """The problem of a cell that holds no message, or no request, at all."""
+        known = fault or Fault(kind, f"It is no {kind}.", declared=True)
+        return self.unreadable("", what, known.type, known, call)
+
     def takes(self, executor: str, payload: Any) -> bool:
         try:
             return self.definition.graph.executors[executor].can_handle(payload)
@@ -226,8 +231,7 @@ def _queued_message(place: _Place, key: str, reference: bytes) -> Iterator[Incom
     read = salvage(place.codec, reference, place.bodies)
     message = StoredMessage.of(read.value)
     if message is None:
-        fault = read.fault or Fault("message", "It is no message.", declared=True)
-        yield place.unreadable("", "queued message", fault.type, fault, "drop_messages()")
+        yield place.shapeless("queued message", "message", read.fault, "drop_messages()")
         return
     executor = message.target or message.source
     lost = [end for end in dict.fromkeys((message.source, executor)) if not place.has(end)]
@@ -296,8 +300,7 @@ def _open_request(place: _Place, key: str, reference: bytes) -> Iterator[Incompa
     read = salvage(place.codec, reference, place.bodies)
     request = StoredRequest.of(read.value)
     if request is None:
-        fault = read.fault or Fault("request", "It is no request.", declared=True)
-        yield place.unreadable("", "open request", fault.type, fault, "drop_requests()")
+        yield place.shapeless("open request", "request", read.fault, "drop_requests()")
         return
     drop = f"drop_requests(type={request.type!r})"
     if not place.has(request.executor):

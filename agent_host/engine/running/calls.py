@@ -17,7 +17,8 @@ from agent_host.engine.events import OutputKey, WorkflowErrorDetails, WorkflowEv
 from agent_host.engine.executors.executor import Executor
 from agent_host.engine.executors.handlers import Handler, HandlerTable
 from agent_host.engine.running import notes
-from agent_host.engine.running.context import Call, Surroundings, WorkflowContext
+from agent_host.engine.running.attempt import Attempt, Call, Surroundings
+from agent_host.engine.running.context import WorkflowContext
 from agent_host.engine.running.effects import Effect
 from agent_host.engine.running.frame import Frame, response_type
 from agent_host.engine.running.journal import Journal
@@ -25,6 +26,7 @@ from agent_host.engine.running.notes import Finished, Notes
 from agent_host.engine.running.routing import Invocation, Plan
 from agent_host.engine.running.tasks import end, ended
 from agent_host.engine.running.threads import LeftBehind, in_thread
+from agent_host.engine.running.watchdog import executor_at_work
 from agent_host.engine.serialization.codec import Encoded
 from agent_host.errors import ExecutorTimeoutError, UnsupportedValueError, WorkflowRunnerException
 
@@ -42,7 +44,7 @@ class Tell(Protocol):
     def __call__(self, kind: WorkflowEventType, **fields: Any) -> None: ...
 
 
-class Done(msgspec.Struct):
+class Unnoted(msgspec.Struct):
     """A call that has ended well and is not noted yet; `cells` if its executor was called again since."""
 
     frame: Frame
@@ -73,7 +75,7 @@ class Calls:
         self._watched = watched
         self._receivers: Mapping[int, int] = {}
         self._several = False
-        self._done: list[Done] = []
+        self._done: list[Unnoted] = []
         self._running = 0
         self._noting: asyncio.Task[None] | None = None
 
@@ -131,7 +133,7 @@ class Calls:
             effect = await self._call(frame, invocation, own_writes, offset + invocation.index)
             effects[invocation.index] = effect
             if self._several and self._keeps_notes:
-                done = Done(frame, invocation, effect, dict(own_writes) if own_writes else {})
+                done = Unnoted(frame, invocation, effect, dict(own_writes) if own_writes else {})
                 more = self._running > 1 or number < len(invocations)
                 try:  # before anyone else sees it: the next call changes the executor
                     if number < len(invocations):
@@ -177,15 +179,18 @@ class Calls:
     async def _attempt(
         self, frame: Frame, executor: Executor, invocation: Invocation, call: Call, *, again: bool = False
     ) -> Effect:
-        arguments = self._arguments(frame, invocation, again=again)
+        arguments = self._arguments(invocation, again=again)
         handler = _handler(frame, call.handlers, invocation, arguments)
-        context: WorkflowContext[Any, Any] = WorkflowContext(self._around, call)
+        attempt = Attempt(self._around, call, Effect(call.executor_id))
         shown = self._shown(arguments[-1]) if self._watched else None
         self._tell("executor_invoked", executor_id=call.name, data=shown)
-        if handler.takes_context:
-            arguments = (*arguments, context)
+        if handler.takes_attempt:
+            arguments = (*arguments, attempt)
+        elif handler.takes_context:
+            arguments = (*arguments, WorkflowContext(attempt))
         if handler.takes_self:
             arguments = (executor, *arguments)
+        at_work = executor_at_work.set(call.name)
         try:
             await _run(handler, arguments, executor._agent_host_timeout, call.name)
         except Exception as error:
@@ -197,13 +202,14 @@ class Calls:
             )  # fmt: skip
             raise
         finally:
-            effect = context._end()
+            executor_at_work.reset(at_work)
+            effect = attempt.end()
         shown = self._shown(_made(effect)) if self._watched and (effect.sent or effect.yielded) else None
         self._tell("executor_completed", executor_id=call.name, data=shown)
         effect.attempt = call.attempt
         return effect
 
-    def _arguments(self, frame: Frame, invocation: Invocation, *, again: bool) -> tuple[Any, ...]:
+    def _arguments(self, invocation: Invocation, *, again: bool) -> tuple[Any, ...]:
         delivered = []
         for payload in invocation.payloads:
             value, own = payload.deliver(self._receivers.get(id(payload), 1) + again)

@@ -5,28 +5,21 @@ Rule 1: everything a handler does goes into the effect of its invocation and now
 Rule 2: reads see the executor's own earlier writes of this superstep, then the state as the superstep found it.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator
 from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, Never, Protocol
+from typing import Any, Generic, Never
 from uuid import UUID
 
-import msgspec
 from typing_extensions import TypeVar
 
 from agent_host.engine import annotations
 from agent_host.engine.events import RESERVED, CustomEvent, WorkflowEvent
-from agent_host.engine.executors.handlers import HandlerTable
-from agent_host.engine.reducers import MISSING, Reducer, SharedState, reduce_state
-from agent_host.engine.running.effects import Asked, Effect, Sent, Yielded
-from agent_host.engine.running.journal import Journal
-from agent_host.engine.serialization.codec import Codec, Encoded
+from agent_host.engine.reducers import MISSING, reduce_state
+from agent_host.engine.running.attempt import Attempt
+from agent_host.engine.running.effects import Asked, Sent, Yielded
 from agent_host.engine.serialization.stored_types import storable_classes
 from agent_host.errors import UnsupportedValueError, WorkflowRunnerException
 from agent_host.messages import TextDelta
-
-if TYPE_CHECKING:
-    from agent_host.engine.running.frame import Waiting
 
 OutT = TypeVar("OutT", default=Never, contravariant=True)
 W_OutT = TypeVar("W_OutT", default=Never, contravariant=True)
@@ -46,91 +39,25 @@ DONE = _Done()
 USAGE_FIELDS = frozenset({"input_tokens", "output_tokens", "cached_tokens", "cache_write_tokens", "reasoning_tokens"})
 
 
-class Scope(SharedState, Protocol):
-    """The part of a lane that an executor belongs to: its shared state, and what is kept of its steps."""
-
-    @property
-    def prefix(self) -> str: ...
-
-    @property
-    def reducers(self) -> Mapping[str, Reducer]: ...
-
-    def read_state(self, key: str) -> Any: ...
-
-    def journal(self, executor_id: str) -> Mapping[int, Encoded]: ...
-
-    @property
-    def waiting(self) -> "Waiting": ...
-
-
-class Surroundings(msgspec.Struct):
-    """What the contexts of one run share: where the superstep stands, and how to speak.
-
-    The run moves `iteration`, `checkpoint_id`, `seed` and `now` along from superstep to superstep.
-    `seed` is text that is the same in every attempt at a superstep and different for every other superstep; `now` is
-    the time at which the superstep began.
-    """
-
-    session_id: str
-    iteration: int
-    checkpoint_id: str | None
-    seed: str
-    now: float
-    clock: Callable[[], float]
-    codec: Codec
-    strict: bool
-    streaming: bool
-    turn: Any
-    is_open: Callable[[str], bool]
-    new_request_id: Callable[[], str]
-    emit_delta: Callable[["Call", int, str], None]
-    tell: Callable[["Call", WorkflowEvent], None]
-    show_output: Callable[[Any], Any] | None = None
-
-
-class Call(msgspec.Struct):
-    """One invocation while it runs, over all its attempts.
-
-    `name` is the executor's from outside; `index` counts all calls of the superstep, `index_in_scope` those in the
-    executor's part of the lane. `own_writes` is the shared state that the executor has written in this superstep.
-    """
-
-    executor_id: str
-    name: str
-    index_in_scope: int
-    index: int
-    sources: tuple[str, ...]
-    request_id: str | None
-    handlers: HandlerTable
-    scope: Scope
-    own_writes: dict[str, Encoded | None]
-    open_journal: Callable[["Call"], Journal]
-    journal: Journal | None = None
-    attempt: int = 0
-
-
 class WorkflowContext(Generic[OutT, W_OutT]):
     """A handler's view of its run. `OutT`: what it may send to other executors; `W_OutT`: what it may yield.
 
     The verbs act at once, also when they are not awaited, so they work in plain functions too.
     """
 
-    def __init__(self, surroundings: Surroundings, call: Call) -> None:
-        self._around = surroundings
-        self._call = call
-        self._effect = Effect(call.executor_id)
-        self._ended = False
-        self._uuids = 0
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
 
     def __repr__(self) -> str:
-        return f"<WorkflowContext of {self._call.name!r} in session {self.session_id!r}, {len(self._effect.sent)} sent>"
+        sent = len(self._attempt.effect.sent)
+        return f"<WorkflowContext of {self.executor_id!r} in session {self.session_id!r}, {sent} sent>"
 
     # --- Doing ---
 
     def send_message(self, message: OutT, target_id: str | None = None) -> _Done:
         """Send a message along the executor's edges; with `target_id` only to that executor."""
         self._check(message, "send_message")
-        self._effect.sent.append(Sent(message, target_id))
+        self._attempt.effect.sent.append(Sent(message, target_id))
         return DONE
 
     def yield_output(self, output: W_OutT | TextDelta) -> _Done:
@@ -139,8 +66,8 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             self._stream(output.text)
             return DONE
         self._check(output, "yield_output")
-        show = self._around.show_output
-        self._effect.yielded.append(Yielded(output if show is None else show(output)))
+        show = self._attempt.around.show_output
+        self._attempt.effect.yielded.append(Yielded(output if show is None else show(output)))
         return DONE
 
     def request_info(
@@ -159,19 +86,19 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         """
         self._check(request_data, "request_info")
         self._check_answers(response_type)
-        if self._call.handlers.responder(request_data, response_type) is None:
+        if self._attempt.call.handlers.responder(request_data, response_type) is None:
             raise WorkflowRunnerException(
-                f"Executor {self._call.name!r} asks with a {type(request_data).__name__} for a "
+                f"Executor {self._attempt.call.name!r} asks with a {type(request_data).__name__} for a "
                 f"{annotations.name(response_type)}, but has no @response_handler for that pair."
             )
         if request_id is not None and not isinstance(request_id, str):
             raise WorkflowRunnerException(f"A request's id is text; got {request_id!r}.")
-        name = request_id or self._around.new_request_id()
-        if self._around.is_open(name) or any(asked.request_id == name for asked in self._effect.asked):
+        name = request_id or self._attempt.around.new_request_id()
+        if self._attempt.around.is_open(name) or any(asked.request_id == name for asked in self._attempt.effect.asked):
             raise WorkflowRunnerException(f"A request with the id {name!r} is open already; answer it first.")
         expires_at = self._expiry(expires_in, default, response_type)
         defaults = () if default is MISSING else (default,)
-        self._effect.asked.append(Asked(name, request_data, response_type, expires_at, defaults))
+        self._attempt.effect.asked.append(Asked(name, request_data, response_type, expires_at, defaults))
         return DONE
 
     def add_event(self, event: WorkflowEvent | CustomEvent) -> _Done:
@@ -179,14 +106,14 @@ class WorkflowContext(Generic[OutT, W_OutT]):
 
         Raises `WorkflowRunnerException` for the types that the engine itself tells.
         """
-        self._refuse_late("add_event")
+        self._attempt.refuse_late("add_event")
         if event.type in RESERVED:
             raise WorkflowRunnerException(
-                f"Executor {self._call.name!r} tells an event of type {event.type!r}, which only the engine does. "
+                f"Executor {self._attempt.call.name!r} tells an event of type {event.type!r}, which only the engine does. "
                 "Use another type, or yield_output for outputs."
             )
         made = event if isinstance(event, WorkflowEvent) else WorkflowEvent(event.type, event.data)
-        self._around.tell(self._call, made)
+        self._attempt.around.tell(self._attempt.call, made)
         return DONE
 
     def add_usage(self, **tokens: int) -> None:
@@ -198,22 +125,24 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         if unknown:
             raise TypeError(f"Unknown usage field {min(unknown)!r}; known are {', '.join(sorted(USAGE_FIELDS))}.")
         for name, count in tokens.items():
-            self._effect.usage[name] = self._effect.usage.get(name, 0) + count
+            self._attempt.effect.usage[name] = self._attempt.effect.usage.get(name, 0) + count
 
     def set_state(self, key: str, value: Any) -> None:
         """Write shared state. The value is copied: changing it afterwards changes nothing.
 
         For a key with a reducer the value is an update, which the reducer puts together with what is there.
         """
-        self._refuse_late("set_state")
-        call = self._call
+        self._attempt.refuse_late("set_state")
+        call = self._attempt.call
         try:
             encoded = call.scope.encode_state(key, value)
             if key in call.scope.reducers:
-                self._effect.updates.setdefault(key, []).append(encoded)
-                encoded = reduce_state(call.scope, key, call.scope.reducers[key], self._own(key), [encoded])
+                self._attempt.effect.updates.setdefault(key, []).append(encoded)
+                encoded = reduce_state(
+                    call.scope, key, call.scope.reducers[key], self._attempt.read_state(key), [encoded]
+                )
             else:
-                self._effect.writes[key] = encoded
+                self._attempt.effect.writes[key] = encoded
         except UnsupportedValueError as error:
             raise UnsupportedValueError(
                 f"Shared state {key!r}, set by executor {call.name!r}: {error}. Use plain data or a dataclass that the "
@@ -223,7 +152,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
 
     def get_state(self, key: str, default: Any = None) -> Any:
         """Read shared state: this executor's own write, else what the superstep found. Always a copy."""
-        value = self._own(key)
+        value = self._attempt.read_state(key)
         return default if value is MISSING else value
 
     def step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Awaitable[Any]:
@@ -233,20 +162,20 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         instead of calling again. A function that raised is called again. Plain functions run in a worker thread.
         The steps of a handler must come in the same order each time; `StepMismatchError` if they do not.
         """
-        self._refuse_late("step")
-        journal = self._journal()
+        self._attempt.refuse_late("step")
+        journal = self._attempt.journal()
         return journal.step(journal.place(name), name, function, args, kwargs)
 
     # --- Knowing ---
 
     def now(self) -> datetime:
         """When this superstep began, in UTC; the same in every attempt at it, and for all its executors."""
-        return datetime.fromtimestamp(self._around.now, UTC)
+        return datetime.fromtimestamp(self._attempt.around.now, UTC)
 
     def uuid(self) -> UUID:
         """A fresh id that is the same in every attempt at this call: the n-th call of `uuid` gives the n-th id."""
-        self._uuids += 1
-        return self._derived(f"uuid {self._uuids}")
+        self._attempt.uuids += 1
+        return self._attempt.derived_id(f"uuid {self._attempt.uuids}")
 
     @property
     def idempotency_key(self) -> str:
@@ -254,86 +183,54 @@ class WorkflowContext(Generic[OutT, W_OutT]):
 
         A retry and a resume after a crash are attempts at the same call; a new request and a branch are others.
         """
-        return str(self._derived("key"))
+        return str(self._attempt.derived_id("key"))
 
     @property
     def session_id(self) -> str:
-        return self._around.session_id
+        return self._attempt.around.session_id
 
     @property
     def executor_id(self) -> str:
-        return self._call.name
+        return self._attempt.call.name
 
     @property
     def iteration(self) -> int:
         """The number of the superstep within this run, from 1."""
-        return self._around.iteration
+        return self._attempt.around.iteration
 
     @property
     def checkpoint_id(self) -> str | None:
         """The commit this superstep started from; None where a run commits only at rest."""
-        return self._around.checkpoint_id
+        return self._attempt.around.checkpoint_id
 
     @property
     def turn(self) -> Any:
         """What the caller of `run(turn=...)` handed over about this request; read-only, never stored."""
-        return self._around.turn
+        return self._attempt.around.turn
 
     @property
     def request_id(self) -> str | None:
         """Inside a response handler: the id of the request that was answered."""
-        return self._call.request_id
+        return self._attempt.call.request_id
 
     @property
     def source_executor_ids(self) -> list[str]:
         """Who sent the message; several for a fan-in."""
-        return list(self._call.sources)
+        return list(self._attempt.call.sources)
 
     def get_source_executor_id(self) -> str:
         """Who sent the message. Raises `WorkflowRunnerException` if there are several."""
-        if len(self._call.sources) != 1:
+        if len(self._attempt.call.sources) != 1:
             raise WorkflowRunnerException(
-                f"The message has {len(self._call.sources)} sources; use source_executor_ids."
+                f"The message has {len(self._attempt.call.sources)} sources; use source_executor_ids."
             )
-        return self._call.sources[0]
+        return self._attempt.call.sources[0]
 
     def is_streaming(self) -> bool:
         """Whether someone reads the outputs while they are made."""
-        return self._around.streaming
+        return self._attempt.around.streaming
 
     # --- Inside ---
-
-    def _end(self) -> Effect:
-        """Take nothing more in; what the handler did until now is its effect."""
-        self._ended = True
-        return self._effect
-
-    def _own(self, key: str) -> Any:
-        call = self._call
-        if key not in call.own_writes:
-            return call.scope.read_state(key)
-        written = call.own_writes[key]
-        return MISSING if written is None else call.scope.decode_state(written)
-
-    def _answers(self) -> dict[str, Any]:
-        """What reaches this executor as answers in this superstep, by request id, in the order of its calls.
-
-        A function that waits for several of them goes on once, with all that have come.
-        """
-        queue = self._call.scope.waiting.queue
-        mine = [queued for queued in queue if queued.kind == "response" and queued.source == self._call.executor_id]
-        return {queued.request_id or "": queued.payload.deliver(len(mine) + 1)[0][1] for queued in mine}
-
-    def _journal(self) -> Journal:
-        if self._call.journal is None:
-            self._call.journal = self._call.open_journal(self._call)
-        return self._call.journal
-
-    def _derived(self, purpose: str) -> UUID:
-        call = self._call
-        place = [self.session_id, self._around.seed, call.scope.prefix, str(call.index_in_scope)]
-        text = "\0".join([*place, purpose])
-        return UUID(bytes=blake2b(text.encode(), digest_size=16).digest(), version=5)
 
     def _expiry(self, expires_in: float | timedelta | None, default: Any, response_type: Any) -> float | None:
         if default is not MISSING:
@@ -352,43 +249,38 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         seconds = expires_in.total_seconds() if isinstance(expires_in, timedelta) else expires_in
         if not seconds > 0:
             raise WorkflowRunnerException(f"expires_in must be positive; got {expires_in!r}.")
-        return self._around.clock() + seconds
+        return self._attempt.around.clock() + seconds
 
     def _stream(self, text: str) -> None:
-        self._refuse_late("yield_output")
-        yielded = self._effect.yielded
+        self._attempt.refuse_late("yield_output")
+        yielded = self._attempt.effect.yielded
         pieces = yielded[-1].pieces if yielded else None
         if pieces is None:
             pieces = []
             yielded.append(Yielded(None, pieces))
         if text:
             pieces.append(text)
-            self._around.emit_delta(self._call, len(yielded) - 1, text)
+            self._attempt.around.emit_delta(self._attempt.call, len(yielded) - 1, text)
 
     def _check_answers(self, response_type: Any) -> None:
-        codec = self._around.codec
+        codec = self._attempt.around.codec
         lost = (
-            [cls for cls in storable_classes([response_type]) if not codec.allows(cls)] if self._around.strict else ()
+            [cls for cls in storable_classes([response_type]) if not codec.allows(cls)]
+            if self._attempt.around.strict
+            else ()
         )
         if lost:
             raise UnsupportedValueError(
-                f"Executor {self._call.name!r} asks for a {lost[0].__qualname__}, which could not be restored from a "
+                f"Executor {self._attempt.call.name!r} asks for a {lost[0].__qualname__}, which could not be restored from a "
                 "checkpoint. Name it in a handler's annotation, or call register_checkpoint_type(cls)."
             )
 
     def _check(self, value: Any, verb: str) -> None:
-        self._refuse_late(verb)
-        if self._around.strict and not self._around.codec.allows(type(value)):
+        self._attempt.refuse_late(verb)
+        if self._attempt.around.strict and not self._attempt.around.codec.allows(type(value)):
             raise UnsupportedValueError(
-                f"Executor {self._call.name!r} calls {verb} with a {type(value).__qualname__}, which no "
+                f"Executor {self._attempt.call.name!r} calls {verb} with a {type(value).__qualname__}, which no "
                 "annotation of the workflow names, so it could not be stored and restored. Make it a dataclass or a "
                 "model named in an annotation, as in WorkflowContext[..., MyType], or call "
                 "register_checkpoint_type(cls)."
-            )
-
-    def _refuse_late(self, verb: str) -> None:
-        if self._ended:
-            raise WorkflowRunnerException(
-                f"Executor {self._call.name!r} calls {verb} after its handler has ended; nothing would come of it. "
-                "Await what the handler starts."
             )

@@ -15,7 +15,7 @@ _UNSET: Any = object()
 
 
 class StoredPayload:
-    """Content inside the cell of a queued message, at `index` of the list that the cell holds."""
+    """Content inside the cell of a message that waits: the last item of the list that the cell holds."""
 
     __slots__ = ("_bodies", "_codec", "_peeked", "encoded")
 

@@ -30,7 +30,8 @@ class Payload(Protocol):
 class Queued(msgspec.Struct, frozen=True):
     """A message on its way. `target` names one executor; without it the source's edges decide.
 
-    A `response` carries an answer: `request` is what was asked, `request_id` under which id.
+    A `response` carries what was asked and the answer; `request_id` is the request's id, `response_name` the name of
+    the type that was asked for.
     """
 
     source: str

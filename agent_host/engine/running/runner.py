@@ -22,8 +22,8 @@ from agent_host.engine.events import OutputKey, WorkflowErrorDetails, WorkflowEv
 from agent_host.engine.ports import Boundary, Publisher
 from agent_host.engine.reducers import reduce_state
 from agent_host.engine.running import notes, requests
+from agent_host.engine.running.attempt import Call, Surroundings
 from agent_host.engine.running.calls import Calls
-from agent_host.engine.running.context import Call, Surroundings
 from agent_host.engine.running.frame import Frame
 from agent_host.engine.running.lane import Lane
 from agent_host.engine.running.merging import Merged, merge
@@ -144,19 +144,29 @@ class Run:
             self._refuse_unhandled(message)
             self._drop_leftovers()
             self._take_expired()
-            root = self.lane.root
-            start = root.definition.graph.start
-            queued = root.enqueue(start, start, "input", message)
-            root.waiting = replace(root.waiting, queue=(*root.waiting.queue, queued))
+            self._enqueue(message)
             await self._boundary("input", steps=0)
 
-    async def answer(self, responses: Mapping[str, Any]) -> None:
-        """Consume answers to open requests; all of them are checked before any is taken."""
+    async def answer(self, responses: Mapping[str, Any], *inputs: Any) -> None:
+        """Consume answers to open requests; all of them are checked before any is taken.
+
+        Further `inputs` reach the start executor in the same superstep, after the answers.
+        """
         self._begin()
         with self._telling_failure():
+            for message in inputs:
+                self._refuse_unhandled(message)
             requests.take(self.lane, responses, self.options.clock())
             self._take_expired()
+            for message in inputs:
+                self._enqueue(message)
             await self._boundary("response", steps=0)
+
+    def _enqueue(self, message: Any) -> None:
+        root = self.lane.root
+        start = root.definition.graph.start
+        queued = root.enqueue(start, start, "input", message)
+        root.waiting = replace(root.waiting, queue=(*root.waiting.queue, queued))
 
     async def resume(self) -> None:
         """Go on with what is queued already, and with requests that have expired."""

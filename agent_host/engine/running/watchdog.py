@@ -1,10 +1,12 @@
 """Notice an event loop that a handler blocks, and say which handler.
 
 One daemon thread looks at every loop that is running a workflow. A loop that has not answered for a second is
-reported once, with the executor and the stack: everything else on it stands still meanwhile.
+reported once, with the executor and the stack: everything else on it stands still meanwhile. The executor is found by
+the context of what blocks, so also for tasks, callbacks and threads that its handler has started.
 """
 
 import asyncio
+import gc
 import logging
 import sys
 import threading
@@ -13,11 +15,15 @@ import traceback
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 
 INTERVAL = 0.25
 LIMIT = 1.0
 log = logging.getLogger("agent_host.engine")
+
+executor_at_work: ContextVar[str | None] = ContextVar("agent_host_executor", default=None)
+"""The executor whose handler has led to the code that runs here."""
 
 
 @dataclass(slots=True)
@@ -90,26 +96,37 @@ class Watchdog:
             entry.reported = True
             frame = sys._current_frames().get(entry.thread)
             if frame is not None:
-                self._report(frame, now - entry.asked)
+                self._report(entry, frame, now - entry.asked)
 
-    def _report(self, frame: types.FrameType, seconds: float) -> None:
+    def _report(self, entry: _Loop, frame: types.FrameType, seconds: float) -> None:
         stack = "".join(traceback.format_stack(frame)[-8:])
         log.warning(
             "The event loop has been blocked for %.1f s by %s; no other conversation moves meanwhile. "
             "Make the handler a plain function (it then runs in a thread) or await something.\n%s",
-            seconds, _culprit(frame), stack,
+            seconds, _culprit(entry.loop, frame), stack,
         )  # fmt: skip
 
 
-def _culprit(frame: types.FrameType | None) -> str:
-    """The executor whose handler is on the stack."""
+def _culprit(loop: asyncio.AbstractEventLoop, frame: types.FrameType) -> str:
+    context = _context_of_callback(frame) or _context_of_task(asyncio.current_task(loop))
+    executor = context.get(executor_at_work) if context is not None else None
+    return "code outside of any executor" if executor is None else f"executor {executor!r}"
+
+
+def _context_of_callback(frame: types.FrameType | None) -> Context | None:
+    """The context of the callback that a loop written in Python runs; a step of a task is one too."""
     while frame is not None:
-        names = frame.f_locals
-        invocation = names.get("invocation")
-        if frame.f_code.co_name == "_call" and invocation is not None:
-            return f"executor {invocation.executor!r}"
+        handle = frame.f_locals.get("self")
+        if isinstance(handle, asyncio.Handle):
+            context: Context = handle._context  # type: ignore[attr-defined]  # there is no public way to it
+            return context
         frame = frame.f_back
-    return "code outside of any executor"
+    return None
+
+
+def _context_of_task(task: "asyncio.Task[object] | None") -> Context | None:
+    """The context of a task, where the loop shows no callbacks. Task.get_context came only with Python 3.12."""
+    return next((held for held in gc.get_referents(task) if isinstance(held, Context)), None)
 
 
 _process_wide = Watchdog()

@@ -8,7 +8,7 @@ from agent_host.engine.checkpoint import BLOB, INLINE, blob_hash
 from agent_host.engine.serialization.annotation_names import FORMS
 from agent_host.engine.serialization.decoding import Bodies
 from agent_host.engine.serialization.encoding import ENCODERS, PLAIN, Body, Unsupported, pack
-from agent_host.engine.serialization.shared_values import Run
+from agent_host.engine.serialization.shared_values import Stretch
 from agent_host.engine.serialization.stored_types import AllowList
 from agent_host.errors import UnsupportedValueError
 
@@ -73,10 +73,11 @@ class Codec(AllowList):
             body.blobs[blob] = data
         return Encoded(BLOB + blob, body.blobs)
 
-    def decode(self, reference: bytes, bodies: Mapping[bytes, bytes | Run] | None = None) -> Any:
+    def decode(self, reference: bytes, bodies: Mapping[bytes, bytes | Stretch] | None = None) -> Any:
         """A fresh value from a cell's reference; immutable parts may be shared with other lanes.
 
-        `bodies` holds the blobs and runs that a loader gathered; what is missing is looked up in the process's cache.
+        `bodies` holds the blobs and stretches that a loader gathered; what is missing is looked up in the process's
+        cache.
         """
         source = Bodies(self, bodies or {})
         data = source.body(reference[1:]) if reference[:1] == BLOB else reference[1:]

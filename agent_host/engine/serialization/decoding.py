@@ -23,7 +23,7 @@ from agent_host.engine.serialization.encoding import (
     payload_size,
 )  # fmt: skip
 from agent_host.engine.serialization.scalars import SCALARS_BY_NAME
-from agent_host.engine.serialization.shared_values import Run
+from agent_host.engine.serialization.shared_values import Stretch
 from agent_host.engine.serialization.stored_types import AllowList
 from agent_host.errors import CheckpointDecodeError
 
@@ -38,7 +38,7 @@ class Bodies:
 
     __slots__ = ("allowed", "loaded")
 
-    def __init__(self, allowed: AllowList, loaded: Mapping[bytes, "bytes | Run"]) -> None:
+    def __init__(self, allowed: AllowList, loaded: Mapping[bytes, "bytes | Stretch"]) -> None:
         self.allowed = allowed
         self.loaded = loaded
 
@@ -60,15 +60,15 @@ class Bodies:
         """The items below a node of a chunk tree and their size in bytes, from the cache if they are immutable."""
         allowed = self.allowed
         loaded = self.loaded.get(blob)
-        known = loaded if isinstance(loaded, Run) else allowed.shared.run(blob, allowed.types)
+        known = loaded if isinstance(loaded, Stretch) else allowed.shared.stretch(blob, allowed.types)
         if known is not None:
             return known.items, known.size
         data = self.body(blob)
         items, size = self._joined(data, level) if level else self._chunk(data)
         if level or size >= CHUNK:
-            run = allowed.run_of(blob, level, tuple(items), size)
-            if run is not None:
-                allowed.shared.add_run(run)
+            stretch = allowed.stretch_of(blob, level, tuple(items), size)
+            if stretch is not None:
+                allowed.shared.add_stretch(stretch)
         return items, size
 
     def _chunk(self, data: bytes) -> tuple[list[Any], int]:

@@ -117,16 +117,16 @@ def _encode_sequence(body: Body, value: Sequence[Any]) -> Any:
 
 
 def _is_known_to_be_long(allowed: AllowList, items: Sequence[Any]) -> bool:
-    """Whether known runs at the beginning of a list show, without encoding it, that it must be split."""
+    """Whether known stretches at the beginning of a list show, without encoding it, that it must be split."""
     size = at = 0
     while at < len(items):
-        run = allowed.shared.run_at(items, at, _ANY_LEVEL, allowed.types)
-        if run is None:
+        stretch = allowed.shared.stretch_at(items, at, _ANY_LEVEL, allowed.types)
+        if stretch is None:
             return False
-        size += run.size
+        size += stretch.size
         if size > SPLIT_ABOVE:
             return True
-        at += len(run.items)
+        at += len(stretch.items)
     return False
 
 
@@ -145,7 +145,7 @@ def _split(body: Body, items: Sequence[Any], is_tuple: bool) -> Any:
 
 
 class _ChunkTree:
-    """A long list as chunks, and full runs of 64 of them sealed into index blobs, level upon level."""
+    """A long list as chunks, and full stretches of 64 of them sealed into index blobs, level upon level."""
 
     def __init__(self, body: Body) -> None:
         self.body = body
@@ -157,20 +157,20 @@ class _ChunkTree:
     def extend(self, items: Sequence[Any], start: int, end: int, *, recognise: bool = True) -> None:
         allowed, known, at = self.body.allowed, self.body.known, start
         while at < end:
-            run = allowed.shared.run_at(items, at, self._aligned(), allowed.types) if recognise else None
-            if run is None:
+            stretch = allowed.shared.stretch_at(items, at, self._aligned(), allowed.types) if recognise else None
+            if stretch is None:
                 at = self._chunk(items, at, end)
                 continue
-            stop = at + len(run.items)
-            if run.hash in known:
-                self._push(run.level, run.hash, items, stop, run.size)
+            stop = at + len(stretch.items)
+            if stretch.hash in known:
+                self._push(stretch.level, stretch.hash, items, stop, stretch.size)
             else:
                 # Known to the process but not to this lane's part of the store: its chunks are written anew.
                 self.extend(items, at, stop, recognise=False)
             at = stop
 
     def _aligned(self) -> int:
-        """The highest level at which a sealed run may stand here: all levels below it must be closed."""
+        """The highest level at which a sealed stretch may stand here: all levels below it must be closed."""
         level = 0
         while level < len(self.levels) and not self.levels[level]:
             level += 1
@@ -193,9 +193,9 @@ class _ChunkTree:
 
     def _share(self, blob: bytes, level: int, items: tuple[Any, ...], size: int, data: bytes) -> None:
         allowed = self.body.allowed
-        run = allowed.run_of(blob, level, items, size)
-        if run is not None:
-            allowed.shared.add_run(run)
+        stretch = allowed.stretch_of(blob, level, items, size)
+        if stretch is not None:
+            allowed.shared.add_stretch(stretch)
         else:
             allowed.shared.add_body(blob, data)
 

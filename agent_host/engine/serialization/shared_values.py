@@ -5,7 +5,7 @@ immutable all the way down, so every lane may hold the very same objects; the en
 identity and takes the known hash instead of encoding them again. Without it a conversation of a thousand
 turns would pay for a thousand turns at each one.
 
-The same bytes may mean another class to another workflow, so a run names the stored types in it, and is given only
+The same bytes may mean another class to another workflow, so a stretch names the stored types in it, and is given only
 to a codec that has all of them.
 """
 
@@ -19,11 +19,11 @@ from typing import Any
 
 DEFAULT_BYTES = 64 * 1024 * 1024
 _OVERHEAD = 200  # bytes an entry takes besides its content, roughly
-_RUNS_PER_OBJECT = 8  # runs remembered that begin with one and the same object
+_STRETCHES_PER_OBJECT = 8  # stretches remembered that begin with one and the same object
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Stretch:
     """A stretch of immutable list items that is stored under one hash: a chunk (level 0) or sealed chunks.
 
     `size` is what the packed items take in bytes, `types` are the stored types among and inside them.
@@ -39,14 +39,14 @@ class Run:
 class SharedValues:
     """Least recently used first out, bounded by bytes. Safe to call from any thread.
 
-    The items of a sealed run are counted again with the run, since it keeps them alive when its chunks have gone.
+    The items of a sealed stretch are counted again with it, since it keeps them alive when its chunks have gone.
     """
 
     def __init__(self, limit: int = DEFAULT_BYTES) -> None:
         self._limit = limit
         self._size = 0
         self._entries: OrderedDict[tuple[type, bytes], tuple[Any, int]] = OrderedDict()
-        self._by_first: dict[int, tuple[Run, ...]] = {}
+        self._by_first: dict[int, tuple[Stretch, ...]] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -61,29 +61,29 @@ class SharedValues:
         with self._lock:
             self._add((bytes, blob), body, len(body) + _OVERHEAD)
 
-    def run(self, blob: bytes, types: AbstractSet[Any]) -> Run | None:
+    def stretch(self, blob: bytes, types: AbstractSet[Any]) -> Stretch | None:
         """The decoded items stored under this hash, if they are at hand, immutable, and of these types only."""
-        found: Run | None = self._get(Run, blob)
+        found: Stretch | None = self._get(Stretch, blob)
         return found if found is not None and found.types <= types else None
 
-    def add_run(self, run: Run) -> None:
-        """Keep the items of a run."""
-        if not run.items:
+    def add_stretch(self, stretch: Stretch) -> None:
+        """Keep the items of a stretch."""
+        if not stretch.items:
             return
         with self._lock:
-            if self._add((Run, run.hash), run, run.size + 8 * len(run.items) + _OVERHEAD):
-                first = id(run.items[0])
-                known = sorted((run, *self._by_first.get(first, ())), key=lambda r: -r.level)
-                self._by_first[first] = tuple(known[:_RUNS_PER_OBJECT])
+            if self._add((Stretch, stretch.hash), stretch, stretch.size + 8 * len(stretch.items) + _OVERHEAD):
+                first = id(stretch.items[0])
+                known = sorted((stretch, *self._by_first.get(first, ())), key=lambda one: -one.level)
+                self._by_first[first] = tuple(known[:_STRETCHES_PER_OBJECT])
 
-    def run_at(self, items: Sequence[Any], start: int, aligned: int, types: AbstractSet[Any]) -> Run | None:
-        """The largest known run of a level up to `aligned` whose items are the very objects at `start`."""
-        for run in self._by_first.get(id(items[start]), ()):
-            end = start + len(run.items)
-            if run.level > aligned or end > len(items):
+    def stretch_at(self, items: Sequence[Any], start: int, aligned: int, types: AbstractSet[Any]) -> Stretch | None:
+        """The largest known stretch of a level up to `aligned` whose items are the very objects at `start`."""
+        for stretch in self._by_first.get(id(items[start]), ()):
+            end = start + len(stretch.items)
+            if stretch.level > aligned or end > len(items):
                 continue
-            if all(map(operator.is_, run.items, items[start:end])) and run.types <= types:
-                return run
+            if all(map(operator.is_, stretch.items, items[start:end])) and stretch.types <= types:
+                return stretch
         return None
 
     def _get(self, kind: type, blob: bytes) -> Any:
@@ -102,13 +102,13 @@ class SharedValues:
         while self._size > self._limit:
             _, (gone, freed) = self._entries.popitem(last=False)
             self._size -= freed
-            if isinstance(gone, Run):
+            if isinstance(gone, Stretch):
                 self._forget(gone)
         return True
 
-    def _forget(self, run: Run) -> None:
-        first = id(run.items[0])
-        left = tuple(other for other in self._by_first.get(first, ()) if other is not run)
+    def _forget(self, stretch: Stretch) -> None:
+        first = id(stretch.items[0])
+        left = tuple(other for other in self._by_first.get(first, ()) if other is not stretch)
         if left:
             self._by_first[first] = left
         else:

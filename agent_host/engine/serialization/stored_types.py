@@ -19,7 +19,7 @@ from agent_host.engine import annotations
 from agent_host.engine.serialization import structs
 from agent_host.engine.serialization.annotation_names import AnnotationNames
 from agent_host.engine.serialization.scalars import ATOMS
-from agent_host.engine.serialization.shared_values import PROCESS_WIDE, Run, SharedValues
+from agent_host.engine.serialization.shared_values import PROCESS_WIDE, SharedValues, Stretch
 from agent_host.errors import CheckpointDecodeError, UnsupportedValueError, WorkflowValidationError
 from agent_host.messages import FilePart, ImagePart, Message, TextPart
 
@@ -218,12 +218,12 @@ class AllowList:
         """Whether a value, and all it holds, can never change."""
         return self._is_immutable(value, set())
 
-    def run_of(self, blob: bytes, level: int, items: tuple[Any, ...], size: int) -> Run | None:
-        """Items as a run to share, if none of them can ever change."""
+    def stretch_of(self, blob: bytes, level: int, items: tuple[Any, ...], size: int) -> Stretch | None:
+        """Items as a stretch to share, if none of them can ever change."""
         types: set[StoredType] = set()
         if not all(self._is_immutable(item, types) for item in items):
             return None
-        return Run(blob, level, items, size, frozenset(types))
+        return Stretch(blob, level, items, size, frozenset(types))
 
     def _is_immutable(self, value: Any, types: set[StoredType]) -> bool:
         kind = type(value)

@@ -7,20 +7,12 @@ sizes can be read, and looking at values raises.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import get_args
 
-from agent_host.engine.checkpoint import (
-    MANIFEST_EVERY,
-    Commit,
-    CommitKind,
-    blob_hash,
-    body_references,
-    cell_references,
-    cells_of,
-)
+from agent_host.engine.checkpoint import MANIFEST_EVERY, Commit, CommitKind, cells_of
 from agent_host.engine.ports import CommitLog
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.storage.file_log import FileLog
@@ -29,11 +21,12 @@ from agent_host.engine.storage.memory_log import MemoryLog
 from agent_host.engine.storage.retention import Retention, find_pauses
 from agent_host.engine.storage.sealed_log import SealedLog, Wrapper
 from agent_host.engine.storage.workflow_checkpoint import WorkflowCheckpoint
+from agent_host.engine.view import collect, read_whole
 from agent_host.errors import (
     CheckpointDecodeError,
-    CheckpointNotFoundError,
     WorkflowCheckpointException,
     WorkflowConflictError,
+    WorkflowValidationError,
 )
 
 PINNED = frozenset({"root", "manual"})
@@ -64,36 +57,11 @@ class CheckpointStorage:
         return await self._load(checkpoint_id, {})
 
     async def _load(self, checkpoint_id: str, at_hand: dict[bytes, bytes]) -> WorkflowCheckpoint:
-        chain = await self.log.chain(checkpoint_id)
-        if not chain:
-            raise CheckpointNotFoundError(f"There is no checkpoint {checkpoint_id!r}.")
-        if not chain[-1].complete:
-            raise CheckpointDecodeError(
-                f"The checkpoint {checkpoint_id!r} depends on {chain[-1].parent!r}, which is missing."
-            )
+        chain = await read_whole(self.log.chain, checkpoint_id)
         steps = await steps_since_input(chain, self.log.chain)
         whole = cells_of(chain)
-        bodies = await self._bodies(whole.values(), at_hand)
+        bodies = await collect(whole.values(), at_hand.get, at_hand.__setitem__, self.log.blobs)
         return WorkflowCheckpoint(chain[0], steps, whole, bodies, self._codec)
-
-    async def _bodies(self, references: Collection[bytes], at_hand: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """Every blob that these cells need, directly or through other blobs; what is read is added to `at_hand`."""
-        found: dict[bytes, bytes] = {}
-        wanted = {blob for reference in references for blob in cell_references(reference)}
-        while wanted:
-            read = await self.log.blobs(wanted - at_hand.keys())
-            for blob, body in read.items():
-                if blob_hash(body) != blob:
-                    raise CheckpointDecodeError(
-                        f"The blob {blob.hex()} is damaged: its content does not match its hash."
-                    )
-            at_hand |= read
-            missing = wanted - at_hand.keys()
-            if missing:
-                raise CheckpointDecodeError(f"The store lacks the blob {min(missing).hex()}, which a checkpoint needs.")
-            found |= {blob: at_hand[blob] for blob in wanted}
-            wanted = {child for blob in wanted for child in body_references(at_hand[blob])} - found.keys()
-        return found
 
     async def list_checkpoints(self, *, workflow_name: str, session_id: str | None = None) -> list[WorkflowCheckpoint]:
         """The checkpoints of a workflow, oldest first."""
@@ -206,6 +174,15 @@ class CheckpointStorage:
             raise
         except WorkflowCheckpointException:  # a root, or the head of a session that was forked there
             return False
+
+
+def storage_given(given: object) -> CheckpointStorage | None:
+    """An argument `checkpoint_storage`. Raises `WorkflowValidationError` if it is neither a storage nor None."""
+    if given is None or isinstance(given, CheckpointStorage):
+        return given
+    raise WorkflowValidationError(
+        f"checkpoint_storage takes a CheckpointStorage, such as FileCheckpointStorage('checkpoints'); got {given!r}."
+    )
 
 
 class InMemoryCheckpointStorage(CheckpointStorage):

@@ -4,19 +4,264 @@
 -- Store a response; changes no row if the user has one of that id.
 INSERT INTO responses
     (user_id, id, previous_response_id, start_commit, commit_id, conversation, status,
-     created_at, completed_at, delta_lengths, input, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+     created_at, completed_at, delta_lengths, input, body, background, items, log_ended_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 
 -- select_response --
 -- Everything of one response.
 SELECT id, previous_response_id, start_commit, commit_id, conversation, status,
-       created_at, completed_at, delta_lengths, input, body
+       created_at, completed_at, delta_lengths, input, body, background, items
 FROM responses WHERE user_id = ? AND id = ?
 
 -- select_resume_point --
--- What a turn needs to continue a response.
+-- What a turn needs to continue a response; one in flight that has made no commit has nothing to continue from.
 SELECT id, commit_id, status FROM responses WHERE user_id = ? AND id = ?
+UNION ALL
+SELECT id, CASE WHEN commit_id = start_commit THEN '' ELSE commit_id END, status
+FROM turns WHERE user_id = ? AND id = ?
+
+-- delete_response --
+-- Remove a response.
+DELETE FROM responses WHERE user_id = ? AND id = ?
+
+-- insert_item_place --
+-- Note which response brought an item, unless an earlier one did.
+INSERT INTO item_places (user_id, id, response_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+
+-- delete_item_place --
+-- Forget an item that this response brought.
+DELETE FROM item_places WHERE user_id = ? AND id = ? AND response_id = ?
+
+-- select_item_places --
+-- The responses that brought items; the three dots stand for one `?` for each id.
+SELECT id, response_id FROM item_places WHERE user_id = ? AND id IN (...)
+
+-- select_bytes_of_items --
+-- What holds the items of a response.
+SELECT input, body FROM responses WHERE user_id = ? AND id = ?
+
+-- select_conversation_items_by_id --
+-- Items of conversations by their ids; the three dots stand for one `?` for each id.
+SELECT id, body FROM conversation_items WHERE user_id = ? AND id IN (...) ORDER BY position
+
+-- select_last_call --
+-- The position of the last question that was asked at a commit.
+SELECT MAX(position) FROM calls WHERE user_id = ? AND commit_id = ?
+
+-- insert_call --
+-- Store a question.
+INSERT INTO calls (user_id, response_id, position, commit_id, call_id, request_id) VALUES (?, ?, ?, ?, ?, ?)
+
+-- select_calls --
+-- The questions that were asked at a commit, in order.
+SELECT call_id, request_id FROM calls WHERE user_id = ? AND commit_id = ? ORDER BY position
+
+-- select_calls_of_response --
+-- The questions that a response has asked, in order.
+SELECT call_id, request_id FROM calls WHERE user_id = ? AND response_id = ? ORDER BY position
+
+-- find_call --
+-- The commit at which a question was asked.
+SELECT commit_id FROM calls WHERE user_id = ? AND call_id = ?
+
+-- delete_calls --
+-- Forget the questions that were asked at a commit.
+DELETE FROM calls WHERE user_id = ? AND commit_id = ?
+
+-- put_key --
+-- Let a key stand for a response, in place of what it stood for before.
+INSERT INTO idempotency_keys (user_id, name, fingerprint, response_id, created_at) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (user_id, name) DO UPDATE SET
+    fingerprint = excluded.fingerprint, response_id = excluded.response_id, created_at = excluded.created_at
+
+-- find_key --
+-- What a key stands for since a time: a turn in flight, or a response that is still there.
+SELECT key_fingerprint, id FROM turns WHERE user_id = ? AND key_name = ? AND created_at >= ?
+UNION ALL
+SELECT k.fingerprint, k.response_id
+FROM idempotency_keys AS k JOIN responses AS r ON r.user_id = k.user_id AND r.id = k.response_id
+WHERE k.user_id = ? AND k.name = ? AND k.created_at >= ?
+
+-- delete_old_keys --
+-- Forget the keys from before a time.
+DELETE FROM idempotency_keys WHERE created_at < ?
+
+-- insert_turn --
+-- Store a turn that waits to be begun, unless its id, its conversation or its key has another one in flight.
+INSERT INTO turns
+    (user_id, id, start_commit, commit_id, created_at, conversation, key_name, key_fingerprint, status, attempt,
+     last_sequence)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+
+-- insert_turn_request --
+-- Store what a turn is begun from.
+INSERT INTO turn_requests (user_id, response_id, body) VALUES (?, ?, ?)
+
+-- find_turn --
+-- Whether a turn is in flight, and until when its lease is or was.
+SELECT lease_until FROM turns WHERE user_id = ? AND id = ?
+
+-- find_turn_in_conversation --
+-- The turn in flight in a conversation.
+SELECT id FROM turns WHERE user_id = ? AND conversation = ?
+
+-- find_turn_with_key --
+-- The turn in flight under a key.
+SELECT id FROM turns WHERE user_id = ? AND key_name = ?
+
+-- select_turn --
+-- Everything of one turn.
+SELECT t.user_id, t.id, t.start_commit, t.created_at, t.conversation, t.key_name, t.key_fingerprint, r.body, t.status,
+       t.commit_id, t.attempt, t.last_sequence
+FROM turns AS t LEFT JOIN turn_requests AS r ON r.user_id = t.user_id AND r.response_id = t.id
+WHERE t.user_id = ? AND t.id = ?
+
+-- select_lapsed_turns --
+-- The turns of every user that have no owner, or one whose lease has lapsed.
+SELECT t.user_id, t.id, t.start_commit, t.created_at, t.conversation, t.key_name, t.key_fingerprint, r.body, t.status,
+       t.commit_id, t.attempt, t.last_sequence
+FROM turns AS t LEFT JOIN turn_requests AS r ON r.user_id = t.user_id AND r.response_id = t.id
+WHERE t.owner IS NULL OR t.lease_until <= ? ORDER BY t.created_at, t.id
+
+-- take_turn --
+-- Give a turn a new owner, if it has none, or one whose lease has lapsed, or in any case.
+UPDATE turns SET owner = ?, lease_until = ?, status = 'in_progress', attempt = attempt + 1
+WHERE user_id = ? AND id = ? AND (owner IS NULL OR lease_until <= ? OR ?)
+
+-- renew_turn --
+-- Move the lease of an owner's turn.
+UPDATE turns SET lease_until = ? WHERE user_id = ? AND id = ? AND owner = ?
+
+-- let_leases_lapse --
+-- Take every turn from its owner.
+UPDATE turns SET owner = NULL, lease_until = NULL WHERE owner IS NOT NULL
+
+-- claim_turn --
+-- Take the next places in a turn's event log, if the guard holds; a writer that holds the row keeps others waiting.
+UPDATE turns SET last_sequence = last_sequence + ? WHERE user_id = ? AND id = ? AND owner = ? AND last_sequence = ?
+
+-- move_turn --
+-- Let a turn stand at a commit.
+UPDATE turns SET commit_id = ? WHERE user_id = ? AND id = ?
+
+-- delete_turn --
+-- Forget a turn in flight.
+DELETE FROM turns WHERE user_id = ? AND id = ?
+
+-- delete_turn_request --
+-- Forget what a turn was begun from.
+DELETE FROM turn_requests WHERE user_id = ? AND response_id = ?
+
+-- put_turn_note --
+-- Note what is finished of a turn's superstep, in place of an earlier note of that name.
+INSERT INTO turn_notes (user_id, response_id, name, body) VALUES (?, ?, ?, ?)
+ON CONFLICT (user_id, response_id, name) DO UPDATE SET body = excluded.body
+
+-- select_turn_notes --
+-- What is noted of the superstep that a turn is in.
+SELECT name, body FROM turn_notes WHERE user_id = ? AND response_id = ?
+
+-- delete_turn_notes --
+-- Forget what was noted of a turn.
+DELETE FROM turn_notes WHERE user_id = ? AND response_id = ?
+
+-- insert_events --
+-- Store events that were written together.
+INSERT INTO events (user_id, response_id, first_sequence, last_sequence, bodies) VALUES (?, ?, ?, ?, ?)
+
+-- select_events --
+-- The events behind a sequence number, and perhaps some before it: those that were written together stand together.
+SELECT first_sequence, bodies FROM events WHERE user_id = ? AND response_id = ? AND last_sequence > ?
+ORDER BY last_sequence LIMIT ?
+
+-- delete_events --
+-- Forget the events of a response.
+DELETE FROM events WHERE user_id = ? AND response_id = ?
+
+-- select_old_logs --
+-- The responses that ended before a time and whose events are kept.
+SELECT user_id, id FROM responses WHERE log_ended_at < ?
+
+-- note_log_gone --
+-- Note that the events of a response are not kept any more.
+UPDATE responses SET log_ended_at = NULL WHERE user_id = ? AND id = ?
+
+-- insert_conversation --
+-- Store a conversation; changes no row if the user has one of that id.
+INSERT INTO conversations (user_id, id, created_at, metadata, head, last_position) VALUES (?, ?, ?, ?, ?, 0)
+ON CONFLICT DO NOTHING
+
+-- select_conversation --
+-- A conversation.
+SELECT id, created_at, metadata, head FROM conversations WHERE user_id = ? AND id = ?
+
+-- update_conversation --
+-- Replace the metadata of a conversation.
+UPDATE conversations SET metadata = ? WHERE user_id = ? AND id = ?
+
+-- extend_conversation --
+-- Take the next places in a conversation; a writer that holds the row keeps others waiting.
+UPDATE conversations SET last_position = last_position + ? WHERE user_id = ? AND id = ?
+
+-- select_last_position --
+-- The last place of a conversation that was ever taken.
+SELECT last_position FROM conversations WHERE user_id = ? AND id = ?
+
+-- move_conversation --
+-- Move the head of a conversation, if it is the one named ('' for none).
+UPDATE conversations SET head = ? WHERE user_id = ? AND id = ? AND COALESCE(head, '') = ?
+
+-- delete_conversation --
+-- Remove a conversation.
+DELETE FROM conversations WHERE user_id = ? AND id = ?
+
+-- insert_conversation_item --
+-- Store an item of a conversation; changes no row if the conversation has one of that id.
+INSERT INTO conversation_items (user_id, conversation, position, id, waiting, body) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+
+-- select_conversation_item --
+-- An item of a conversation, and its place.
+SELECT id, body, position FROM conversation_items WHERE user_id = ? AND id = ? AND conversation = ?
+
+-- select_items_after --
+-- The items of a conversation behind a place, oldest first.
+SELECT id, body FROM conversation_items WHERE user_id = ? AND conversation = ? AND position > ?
+ORDER BY position LIMIT ?
+
+-- select_items_before --
+-- The items of a conversation before a place, newest first.
+SELECT id, body FROM conversation_items WHERE user_id = ? AND conversation = ? AND position < ?
+ORDER BY position DESC LIMIT ?
+
+-- select_waiting_items --
+-- The items that the next turn of a conversation takes in, with their places.
+SELECT id, body, position FROM conversation_items WHERE user_id = ? AND conversation = ? AND waiting
+ORDER BY position
+
+-- take_waiting_items --
+-- Let the items up to a place wait no longer.
+UPDATE conversation_items SET waiting = ? WHERE user_id = ? AND conversation = ? AND position <= ? AND waiting
+
+-- delete_conversation_item --
+-- Remove an item of a conversation.
+DELETE FROM conversation_items WHERE user_id = ? AND id = ? AND conversation = ?
+
+-- delete_conversation_items --
+-- Remove all items of a conversation.
+DELETE FROM conversation_items WHERE user_id = ? AND conversation = ?
+
+-- put_compaction --
+-- Store what a handle stands for.
+INSERT INTO compactions (user_id, handle, created_at, items, commit_id) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (user_id, handle) DO UPDATE SET
+    created_at = excluded.created_at, items = excluded.items, commit_id = excluded.commit_id
+
+-- select_compaction --
+-- What a handle stands for.
+SELECT handle, created_at, items, commit_id FROM compactions WHERE user_id = ? AND handle = ?
 
 -- insert_commit --
 -- Store a commit unless it is stored already.
@@ -33,10 +278,24 @@ INSERT INTO blobs (user_id, hash, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 -- The kind of a commit that the user may read.
 SELECT kind FROM commits WHERE user_id IN (?, '*') AND id = ?
 
--- find_response_of_commit --
--- The stored response whose turn ended with this commit; a turn's session has the id of its response.
-SELECT r.id FROM commits AS c JOIN responses AS r ON r.user_id = c.user_id AND r.id = c.session_id
+-- find_continued --
+-- What is continued from a commit; a turn's session has the id of its response.
+SELECT 'the stored response', r.id
+FROM commits AS c JOIN responses AS r ON r.user_id = c.user_id AND r.id = c.session_id
 WHERE c.user_id = ? AND c.id = ? AND r.commit_id = c.id
+UNION ALL
+SELECT 'the stored response', id FROM responses WHERE user_id = ? AND commit_id = ? AND commit_id = start_commit
+UNION ALL
+SELECT 'the stored response', r.id
+FROM calls AS k JOIN responses AS r ON r.user_id = k.user_id AND r.id = k.response_id
+WHERE k.user_id = ? AND k.commit_id = ?
+UNION ALL
+SELECT 'the conversation', id FROM conversations WHERE user_id = ? AND head = ?
+UNION ALL
+SELECT 'the running response', id FROM turns WHERE user_id = ? AND (commit_id = ? OR start_commit = ?)
+UNION ALL
+SELECT 'a compaction of response items', handle FROM compactions WHERE user_id = ? AND commit_id = ?
+LIMIT 1
 
 -- find_root --
 -- Whether a root commit is stored.
@@ -139,3 +398,9 @@ SELECT user_id, workflow, session_id, commit_id FROM heads ORDER BY user_id, wor
 SELECT r.user_id, COALESCE(c.workflow, ''), r.id, r.commit_id
 FROM responses AS r LEFT JOIN commits AS c ON c.user_id IN (r.user_id, '*') AND c.id = r.commit_id
 WHERE r.created_at >= ? ORDER BY r.created_at, r.id
+
+-- select_conversation_heads --
+-- The commit of every conversation of every user that has had a turn, with the commit's workflow.
+SELECT v.user_id, COALESCE(c.workflow, ''), v.id, v.head
+FROM conversations AS v LEFT JOIN commits AS c ON c.user_id IN (v.user_id, '*') AND c.id = v.head
+WHERE v.head IS NOT NULL ORDER BY v.user_id, v.id

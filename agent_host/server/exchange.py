@@ -1,4 +1,4 @@
-"""The endpoints: read a request, have the turn taken or the record read, write the answer, log one line."""
+"""One request and its answer, and the frame around every endpoint: open the host, turn faults into answers, log."""
 
 import asyncio
 import logging
@@ -11,15 +11,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from agent_host.errors import StoreClosedError
-from agent_host.foundry.identity import LOCAL_USER, identify
+from agent_host.foundry.identity import identify
 from agent_host.server.host import Host
-from agent_host.server.stored import response_of
-from agent_host.server.streams import Disconnect, JsonAnswer, StreamAnswer, send_json
-from agent_host.server.turn import Answer
-from agent_host.server.turns import take_turn
+from agent_host.server.streams import send_json
 from agent_host.wire import problems
 from agent_host.wire.problems import Problem, problem_body
-from agent_host.wire.request import CreateRequest
 
 log = logging.getLogger("agent_host")
 access = logging.getLogger("agent_host.access")
@@ -64,6 +60,20 @@ class Exchange:
             if not message.get("more_body"):
                 return b"".join(chunks)
 
+    @property
+    def query(self) -> QueryParams:
+        """The parameters behind the path."""
+        return QueryParams(self.scope["query_string"])
+
+    def path(self, name: str) -> str:
+        """A part of the path, such as the id of a response."""
+        part: str = self.scope["path_params"][name]
+        return part
+
+    async def answer(self, content: Any) -> None:
+        """A complete JSON answer."""
+        await send_json(self.send, 200, content, self.own_headers)
+
     async def refuse(self, problem: Problem) -> None:
         self.about = problem.code
         headers = [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
@@ -91,7 +101,7 @@ class Endpoint:
         except Problem as problem:
             await exchange.refuse(problem)
         except StoreClosedError:
-            await exchange.refuse(_going_down())
+            await exchange.refuse(going_down())
         except (ClientDisconnect, asyncio.CancelledError):
             await self._part(exchange)
         except Exception:  # the last boundary: a fault of the host is an answer and a traceback in the log
@@ -107,7 +117,7 @@ class Endpoint:
     async def _part(self, exchange: Exchange) -> None:
         """End a request that was cut off outside of a turn: the host goes down, or the client has left."""
         if self._host.runs.draining and not exchange.status:
-            await exchange.refuse(_going_down())
+            await exchange.refuse(going_down())
         elif not exchange.about:
             exchange.about = "the client has left"
 
@@ -121,49 +131,8 @@ def refusal(host: Host, problem: Problem) -> Endpoint:
     return Endpoint(host, refuse, opens=False)
 
 
-async def create_response(exchange: Exchange) -> None:
-    """POST /responses: take one turn."""
-    body = await exchange.body()
-    opened: list[StreamAnswer] = []
-
-    def open_answer(request: CreateRequest) -> Answer:
-        if not request.stream:
-            return JsonAnswer()
-        settings = exchange.host.settings
-        opened.append(StreamAnswer(exchange.send, exchange.own_headers, settings.keep_alive))
-        return opened[0]
-
-    try:
-        with Disconnect(exchange.receive):
-            turn = await take_turn(exchange.host, body, exchange.headers, open_answer)
-            exchange.about = f"{turn.facts.id} {turn.transcript.status}"
-    finally:
-        for stream in opened:
-            await stream.end()
-    if not opened:
-        await send_json(exchange.send, 200, turn.transcript.final_response(), exchange.own_headers)
-
-
-async def retrieve_response(exchange: Exchange) -> None:
-    """GET /responses/{id}: a stored response."""
-    if QueryParams(exchange.scope["query_string"]).get("stream") == "true":
-        raise problems.not_available("stream", "Replaying the events of a stored response")
-    response_id = exchange.scope["path_params"]["response_id"]
-    record = await exchange.host.store.read_response(LOCAL_USER, response_id)
-    if record is None:
-        raise problems.response_not_found(response_id)
-    exchange.about = f"{record.id} {record.status}"
-    await send_json(exchange.send, 200, response_of(record), exchange.own_headers)
-
-
-async def readiness(exchange: Exchange) -> None:
-    """GET /readiness: whether this process takes requests."""
-    if exchange.host.runs.draining:
-        raise _going_down()
-    await send_json(exchange.send, 200, {"status": "ready"}, exchange.own_headers)
-
-
-def _going_down() -> Problem:
+def going_down() -> Problem:
+    """The answer to whatever comes while the host goes down."""
     return Problem(
         503, "The host is shutting down; send the request again.", type="server_error", code="shutting_down",
         headers={"Retry-After": "1"},

@@ -1,0 +1,134 @@
+"""The background turns of this process: who works on them, whose they are, and what becomes of those left behind.
+
+A background turn has a lease. As long as this process lives it renews its own. Turns whose lease has lapsed, because
+their process has died or was stopped, are taken up by whoever finds them: at start, from time to time, and when
+somebody asks for one.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from agent_host.engine.running.runner import StopSignal
+from agent_host.ids import random_bytes
+from agent_host.server.event_log import Key
+from agent_host.stores.base import Store
+from agent_host.stores.records import Guard, TurnInFlight
+
+log = logging.getLogger("agent_host")
+
+LEASE = 20.0
+RENEW_EVERY = 5.0
+"""Seconds. A turn of a process that has died is taken up after `LEASE` and at most `RENEW_EVERY`."""
+
+TakeUp = Callable[[str, TurnInFlight], Awaitable[None]]
+"""Goes on with a turn of a user that nobody works on."""
+
+
+class Work:
+    """One background turn that this process works on."""
+
+    def __init__(self, task: "asyncio.Task[None]", stop: StopSignal) -> None:
+        self.task = task
+        self.stop = stop
+        self.cancelled_by_client = False
+
+    def cancel(self) -> None:
+        """End it as cancelled, because a client wants it."""
+        self.cancelled_by_client = True
+        self.task.cancel()
+
+
+class BackgroundTurns:
+    """What this process works on in the background. `owner` is its name in the store, new with each process.
+
+    `left` counts the turns that it has given back unfinished.
+    """
+
+    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+        self.owner = random_bytes(16).hex()
+        self._store = store
+        self._clock = clock
+        self._works: dict[Key, Work] = {}
+        self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.left = 0
+
+    def __repr__(self) -> str:
+        return f"<BackgroundTurns {len(self._works)} in work>"
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    async def take(self, key: Key, *, by_force: bool = False) -> TurnInFlight | None:
+        """Become the owner of a turn; None if another process is, or if there is no such turn."""
+        now = self._clock()
+        user, response_id = key
+        return await self._store.take(user, response_id, self.owner, now=now, until=now + LEASE, by_force=by_force)
+
+    def guard(self, taken: TurnInFlight) -> Guard:
+        """The guard of this process's writes to a turn that it has taken."""
+        return Guard(taken.id, self.owner, taken.last_sequence)
+
+    def is_cancelled(self, key: Key) -> bool:
+        """Whether a client wants the end of a turn that this process works on."""
+        work = self._works.get(key)
+        return work is not None and work.cancelled_by_client
+
+    def work_of(self, key: Key) -> Work | None:
+        """This process's work on a response, if it is the one that works on it."""
+        return self._works.get(key)
+
+    def begin(self, key: Key, work: Coroutine[Any, Any, None], stop: StopSignal) -> None:
+        """Work on a turn in a task of its own."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._works[key] = Work(task, stop)
+        if self._stopping:
+            stop.request()
+        task.add_done_callback(lambda _: self._works.pop(key, None))
+
+    async def start(self, take_up: TakeUp) -> None:
+        """Take up what is left behind, now and from time to time, and renew leases."""
+        await self.sweep(take_up)
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(take_up))
+
+    def stop(self) -> None:
+        """Let every turn end after the superstep it is in."""
+        self._stopping = True
+        for work in self._works.values():
+            work.stop.request()
+
+    async def aclose(self) -> None:
+        """Stop renewing leases."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+
+    async def give_back(self, key: Key) -> None:
+        """Let a turn's lease lapse now, so that the next process need not wait for it."""
+        self.left += self._stopping
+        await self._store.renew(self.owner, [key], self._clock())
+
+    async def _keep(self, take_up: TakeUp) -> None:
+        while True:
+            await asyncio.sleep(RENEW_EVERY)
+            try:
+                if self._works:
+                    lost = await self._store.renew(self.owner, list(self._works), self._clock() + LEASE)
+                    for key in lost & self._works.keys():
+                        self._works[key].task.cancel()
+                await self.sweep(take_up)
+            except Exception:  # it is tried again in a moment; turns guard their own writes
+                log.exception("leases of background turns could not be renewed")
+
+    async def sweep(self, take_up: TakeUp) -> None:
+        """Take up the turns that nobody works on."""
+        if self._stopping:
+            return
+        for lapsed in await self._store.lapsed(self._clock()):
+            if (lapsed.user, lapsed.turn.id) not in self._works:
+                await take_up(lapsed.user, lapsed.turn)

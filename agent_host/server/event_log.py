@@ -1,0 +1,217 @@
+"""The event log of background turns: what a turn tells is stored before anybody sees it.
+
+The events of all running background turns are written together, a few times in each tenth of a second; a superstep and
+the end of a turn take those of their own turn along. So a client's place in a stream holds on every process and after
+a crash, and the number of transactions does not grow with the number of events.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from agent_host.engine.checkpoint import Commit
+from agent_host.stores.base import Store
+from agent_host.stores.records import Append, ConversationMove, Guard, IdempotencyKey, ResponseRecord
+from agent_host.wire.events import Event
+
+log = logging.getLogger("agent_host")
+
+FLUSH_AFTER = 0.02
+"""Seconds that events wait for others before they are written."""
+FLUSH_SIZE = 64 * 1024
+"""Bytes of one turn's events that are not kept waiting."""
+
+_json = msgspec.json.Encoder().encode
+
+Key = tuple[str, str]
+"""A user and the id of a response."""
+
+
+class Bells:
+    """Wakes those who wait for more of a response in this process."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Key, set[asyncio.Future[None]]] = {}
+
+    def ring(self, key: Key) -> None:
+        """Wake everybody who listens to this response."""
+        for waiter in self._waiting.pop(key, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    @contextmanager
+    def listening(self, key: Key) -> Iterator["asyncio.Future[None]"]:
+        """A future that the next ring completes. To miss none, listen before you look."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, set()).add(waiter)
+        try:
+            yield waiter
+        finally:
+            waiting = self._waiting.get(key, set())
+            waiting.discard(waiter)
+            if not waiting:
+                self._waiting.pop(key, None)
+
+
+class TurnLog:
+    """One background turn's side of the log, and its guard. Its writes come one after the other."""
+
+    def __init__(self, log: "EventLog", user: str, guard: Guard) -> None:
+        self._log = log
+        self.user = user
+        self.guard = guard
+        self.lost = False
+        self._told: list[bytes] = []
+        self._size = 0
+        self._writing = asyncio.Lock()
+
+    @property
+    def key(self) -> Key:
+        return self.user, self.guard.response_id
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Take events in; they are written soon."""
+        for event in events:
+            encoded = _json(event)
+            self._told.append(encoded)
+            self._size += len(encoded)
+        self._log.wants_flush(self, at_once=self._size >= FLUSH_SIZE)
+
+    async def step(self, commits: Sequence[Commit]) -> None:
+        """Store a superstep's commits with what was told until now."""
+        async with self._writing:
+            events = tuple(self._told)
+            await self._write(self._log.store.step(self.user, self.guard, commits, events), len(events))
+
+    async def record(self, entries: Mapping[str, bytes]) -> None:
+        """Note what is finished of the superstep that runs."""
+        async with self._writing:
+            await self._log.store.record(self.user, self.guard, entries)
+
+    async def finish(
+        self,
+        record: ResponseRecord,
+        commits: Sequence[Commit],
+        last: Sequence[Event],
+        *,
+        move: ConversationMove | None,
+        key: IdempotencyKey | None,
+    ) -> None:
+        """Store the end of the turn with everything that was told, and `last` behind it."""
+        async with self._writing:
+            told = tuple(self._told)
+            await self._write(
+                self._log.store.finish(
+                    self.user, record, commits, guard=self.guard, events=(*told, *map(_json, last)), move=move, key=key
+                ),
+                len(told),
+            )
+        self._log.forget(self)
+
+    async def _write(self, writing: Coroutine[Any, Any, None], count: int) -> None:
+        """See a write to its end. Whether it was stored must be known also if this task is cancelled meanwhile."""
+        task = asyncio.ensure_future(writing)
+        cancellation: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancellation = error
+        if task.exception() is None:
+            self._written(count)
+        if cancellation is not None:
+            raise cancellation
+        task.result()
+
+    def _written(self, count: int) -> None:
+        self.guard = self.guard.after(count)
+        del self._told[:count]
+        self._size = sum(map(len, self._told))
+        self._log.bells.ring(self.key)
+        if self._told:
+            self._log.wants_flush(self, at_once=False)
+
+    def append(self) -> Append | None:
+        """What is to be written, if nothing of this turn is being written now; it then belongs to the caller."""
+        if self._writing.locked() or not self._told:
+            return None
+        return Append(self.user, self.guard, tuple(self._told))
+
+    async def hold(self) -> None:
+        """Let nothing else of this turn be written until `let_go`."""
+        await self._writing.acquire()
+
+    def let_go(self, written: Append | None) -> None:
+        """End of `hold`; what was `written` is."""
+        self._writing.release()
+        if written is not None:
+            self._written(len(written.events))
+
+
+class EventLog:
+    """Writes what background turns tell: one transaction for all of them at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.bells = Bells()
+        self._waiting: dict[Key, TurnLog] = {}
+        self._wake = asyncio.Event()
+        self._at_once = False
+        self._writer: asyncio.Task[None] | None = None
+
+    def open_turn(self, user: str, guard: Guard) -> TurnLog:
+        """The log of a turn that this process has taken."""
+        return TurnLog(self, user, guard)
+
+    def wants_flush(self, turn: TurnLog, *, at_once: bool) -> None:
+        self._waiting[turn.key] = turn
+        self._at_once = self._at_once or at_once
+        self._wake.set()
+        if self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write())
+
+    def forget(self, turn: TurnLog) -> None:
+        self._waiting.pop(turn.key, None)
+
+    async def aclose(self) -> None:
+        """Write what is left, then stop."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writer
+        await self._flush()
+
+    async def _write(self) -> None:
+        while True:
+            await self._wake.wait()
+            if not self._at_once:
+                await asyncio.sleep(FLUSH_AFTER)
+            self._wake.clear()
+            self._at_once = False
+            await self._flush()
+
+    async def _flush(self) -> None:
+        turns, self._waiting = self._waiting, {}
+        batch: list[tuple[TurnLog, Append]] = []
+        for turn in turns.values():
+            append = turn.append()
+            if append is not None:
+                await turn.hold()
+                batch.append((turn, append))
+        if not batch:
+            return
+        lost: set[str] | None = None
+        try:
+            lost = await self.store.append([append for _, append in batch])
+        except Exception:  # the turn's own write says so to its client; the events are tried again with it
+            log.exception("events of %d background turns could not be written yet", len(batch))
+        finally:
+            for turn, append in batch:
+                turn.lost = turn.lost or (lost is not None and turn.guard.response_id in lost)
+                turn.let_go(append if lost is not None and not turn.lost else None)

@@ -1,0 +1,64 @@
+"""Following a response: its events from any place on, from the event log while it has one, else made again.
+
+What a follower is shown is in the store, so every process shows the same, and a client that comes back with the number
+of the last event it has seen misses nothing and sees nothing twice.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from agent_host.server.host import Host
+from agent_host.server.stored import response_of
+from agent_host.wire import events, sse
+from agent_host.wire.replay import replay
+
+BATCH = 256
+POLL = 0.5
+"""Seconds between two looks at a turn that runs in another process."""
+
+_json = msgspec.json.Encoder().encode
+_TERMINAL = tuple(f'{{"type":"{kind}"'.encode() for kind in sorted(events.TERMINAL))
+
+
+async def follow(host: Host, user: str, response_id: str, after: int) -> AsyncIterator[bytes]:
+    """Frames of the events behind a sequence number (-1: all), with comments where nothing happens, up to the last.
+
+    Ends without a last event if the host goes down or the response is deleted; the client comes back.
+    """
+    silent = 0.0
+    wait = min(POLL, host.settings.keep_alive or POLL)
+    while True:
+        with host.events.bells.listening((user, response_id)) as bell:
+            found = await host.store.read_events(user, response_id, after, BATCH)
+            if not found and await host.store.read_turn(user, response_id) is None:
+                found = await _remaining(host, user, response_id, after)
+                if not found:
+                    return
+            if not found:
+                if host.runs.draining:
+                    return
+                await asyncio.wait([bell], timeout=wait)
+        if found:
+            after, silent = after + len(found), 0.0
+            yield b"".join(map(sse.frame, found))
+            if found[-1].startswith(_TERMINAL):
+                return
+        elif not bell.done():
+            silent += wait
+            if host.settings.keep_alive and silent >= host.settings.keep_alive:
+                silent = 0.0
+                yield sse.KEEP_ALIVE
+
+
+async def _remaining(host: Host, user: str, response_id: str, after: int) -> list[bytes]:
+    """The events of a response that has ended: those of its log, or, without a log, made again."""
+    found = await host.store.read_events(user, response_id, after, BATCH)
+    if found:
+        return found
+    record = await host.store.read_response(user, response_id)
+    if record is None:
+        return []
+    journal = msgspec.msgpack.decode(record.delta_lengths)
+    return [_json(event) for event in replay(response_of(record), journal)[after + 1 :]]

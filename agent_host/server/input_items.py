@@ -1,0 +1,25 @@
+"""The endpoint of the items that a response was given."""
+
+import msgspec
+
+from agent_host.ids import is_well_formed
+from agent_host.server.exchange import Exchange
+from agent_host.wire import problems
+from agent_host.wire.paging import page_of
+from agent_host.wire.query import page_query
+
+
+async def list_input_items(exchange: Exchange) -> None:
+    """GET /responses/{id}/input_items: the items of the response's own request, in pages."""
+    response_id = exchange.path("response_id")
+    exchange.about = response_id
+    page = page_query(exchange.query.multi_items())
+    if not is_well_formed(response_id):
+        raise problems.response_not_found(response_id)
+    store, user = exchange.host.store, exchange.who.user
+    record = await store.read_response(user, response_id)
+    if record is None:
+        if await store.read_turn(user, response_id) is not None:
+            raise problems.response_in_progress(response_id)
+        raise problems.response_not_found(response_id)
+    await exchange.answer(page_of(msgspec.json.decode(record.input), page))

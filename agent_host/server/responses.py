@@ -1,0 +1,138 @@
+"""The endpoints of `/responses`: take a turn, show a response, follow it, cancel it, delete it."""
+
+import asyncio
+from typing import Any
+
+from agent_host.server.exchange import Exchange, going_down
+from agent_host.server.following import follow
+from agent_host.server.host import Host
+from agent_host.server.idempotency import Repeated
+from agent_host.server.stored import response_of
+from agent_host.server.streams import Disconnect, JsonAnswer, StreamAnswer, send_frames
+from agent_host.server.taking_up import end_elsewhere, read_transcript
+from agent_host.server.turn import Answer
+from agent_host.server.turns import take_turn
+from agent_host.wire import problems
+from agent_host.wire.query import retrieve_query
+from agent_host.wire.request import CreateRequest
+
+LOOK_AGAIN = 0.05
+"""Seconds between two looks for the end of a turn that another request has begun."""
+
+
+async def create_response(exchange: Exchange) -> None:
+    """POST /responses: take one turn."""
+    host, body = exchange.host, await exchange.body()
+    requests: list[CreateRequest] = []
+    streams: list[StreamAnswer] = []
+
+    def open_answer(request: CreateRequest) -> Answer:
+        requests.append(request)
+        if not request.stream or request.background:
+            return JsonAnswer()
+        streams.append(StreamAnswer(exchange.send, exchange.own_headers, host.settings.keep_alive))
+        return streams[0]
+
+    with Disconnect(exchange.receive):
+        try:
+            ended = await take_turn(host, body, exchange.headers, open_answer)
+        except Repeated as repeated:
+            await _answer_again(exchange, repeated, is_stream=requests[0].stream)
+            return
+        finally:
+            for stream in streams:
+                await stream.end()
+        exchange.about = ended.about
+        if requests[0].background and requests[0].stream:
+            await _follow(exchange, ended.response["id"], after=-1)
+            return
+    if not streams:
+        await exchange.answer(ended.response)
+
+
+async def _answer_again(exchange: Exchange, repeated: Repeated, *, is_stream: bool) -> None:
+    """Give a request that was made before the response that it made, once that is there."""
+    host, user, response_id = exchange.host, exchange.who.user, repeated.response_id
+    exchange.about = f"{response_id} again"
+    while (found := await _response(host, user, response_id)) is None:
+        if not await repeated.is_in_flight(host, user):
+            raise problems.server_fault(exchange.who.request_id)
+        await asyncio.sleep(LOOK_AGAIN)
+    if is_stream:
+        await _follow(exchange, response_id, after=-1)
+    else:
+        await exchange.answer(found)
+
+
+async def _follow(exchange: Exchange, response_id: str, *, after: int) -> None:
+    frames = follow(exchange.host, exchange.who.user, response_id, after)
+    await send_frames(exchange.send, exchange.own_headers, frames)
+
+
+async def retrieve_response(exchange: Exchange) -> None:
+    """GET /responses/{id}: a response as it is now, or its events from any place on."""
+    host, user, response_id = exchange.host, exchange.who.user, exchange.path("response_id")
+    asked = retrieve_query(exchange.query.multi_items())
+    response = await _response(host, user, response_id)
+    if response is None:
+        raise problems.response_not_found(response_id)
+    exchange.about = f"{response_id} {response['status']}"
+    if not asked.stream:
+        await exchange.answer(response)
+        return
+    with Disconnect(exchange.receive):
+        await _follow(exchange, response_id, after=asked.starting_after)
+
+
+async def _response(host: Host, user: str, response_id: str) -> dict[str, Any] | None:
+    """A finished response, or a background one as far as it has come; None if there is none."""
+    record = await host.store.read_response(user, response_id)
+    if record is not None:
+        return response_of(record)
+    in_flight = await host.store.read_turn(user, response_id)
+    if in_flight is None:
+        # It may have ended between the two looks.
+        record = await host.store.read_response(user, response_id)
+        return response_of(record) if record is not None else None
+    await host.settle_lapsed(user, response_id)
+    return (await read_transcript(host, user, in_flight)).response()
+
+
+async def cancel_response(exchange: Exchange) -> None:
+    """POST /responses/{id}/cancel: end a background response. The answer is what became of it."""
+    host, user, response_id = exchange.host, exchange.who.user, exchange.path("response_id")
+    in_flight = await host.store.read_turn(user, response_id)
+    if in_flight is not None:
+        work = host.background.work_of((user, response_id))
+        if work is not None:
+            work.cancel()
+            await asyncio.wait([work.task])
+        else:
+            await end_elsewhere(host, user, in_flight)
+    record = await host.store.read_response(user, response_id)
+    if record is None and in_flight is not None and host.runs.draining:
+        raise going_down()
+    if record is None:
+        raise problems.response_not_found(response_id)
+    if not record.background:
+        raise problems.cannot_cancel_synchronous()
+    exchange.about = f"{record.id} {record.status}"
+    await exchange.answer(response_of(record))
+
+
+async def delete_response(exchange: Exchange) -> None:
+    """DELETE /responses/{id}: forget a response. What continued it, and what it brought into a conversation, stays."""
+    host, user, response_id = exchange.host, exchange.who.user, exchange.path("response_id")
+    if not await host.store.delete_response(user, response_id):
+        if await host.store.read_turn(user, response_id) is not None:
+            raise problems.response_in_progress(response_id)
+        raise problems.response_not_found(response_id)
+    exchange.about = f"{response_id} deleted"
+    await exchange.answer({"id": response_id, "object": "response", "deleted": True})
+
+
+async def readiness(exchange: Exchange) -> None:
+    """GET /readiness: whether this process takes requests."""
+    if exchange.host.runs.draining:
+        raise going_down()
+    await exchange.answer({"status": "ready"})

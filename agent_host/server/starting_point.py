@@ -1,0 +1,223 @@
+"""Where a turn starts: the commit its request names, the input it takes in, and the answers it brings.
+
+- A request that names a response or a conversation starts from that one's commit. One that names neither starts from
+  the initial state, with two exceptions: its first item is a compaction that has a commit, or its last exchange answers
+  a question that is open somewhere; then it goes on there.
+- What a request refers to is looked up before anything of the turn is written.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from agent_host.engine import cells
+from agent_host.engine.running.lane import Lane
+from agent_host.engine.view import View
+from agent_host.messages import ApprovalRequest
+from agent_host.server import questions
+from agent_host.server.host import Host
+from agent_host.server.questions import AnswerItem, Approved
+from agent_host.stores.records import Conversation, ResumePoint, Waiting
+from agent_host.wire import problems
+from agent_host.wire.input import (
+    InputApproval,
+    InputCompaction,
+    InputFunctionOutput,
+    InputItem,
+    InputMessage,
+    InputReference,
+    read_items,
+)
+from agent_host.wire.request import CreateRequest
+
+UNFINISHED = frozenset({"queued", "in_progress"})
+
+
+@dataclass(frozen=True, slots=True)
+class StartingPoint:
+    """Everything a turn begins with. `inputs` holds the start executor's input, if the request brings one.
+
+    `waiting` are the items that entered the conversation since its last turn; they are part of the input already.
+    """
+
+    view: View
+    inputs: tuple[Any, ...] = ()
+    answers: Mapping[str, Any] = field(default_factory=dict)
+    approved: tuple[Approved, ...] = ()
+    conversation: Conversation | None = None
+    waiting: Waiting = field(default_factory=Waiting)
+
+
+async def find(host: Host, user: str, request: CreateRequest) -> StartingPoint:
+    """Look up where the turn of a request starts. Raises the `Problem` of whatever it names that is not there."""
+    read = _read_at_once(host, request.items)
+    conversation, waiting = None, Waiting()
+    commit_id = host.definition.root.id
+    if request.previous_response_id is not None:
+        commit_id = (await resolve(host, user, request.previous_response_id)).commit
+    elif request.conversation is not None:
+        conversation = await host.store.read_conversation(user, request.conversation)
+        if conversation is None:
+            raise problems.conversation_not_found(request.conversation)
+        commit_id = conversation.head or commit_id
+        waiting = await host.store.waiting_items(user, conversation.id)
+    items = await _resolved(host, user, request.items)
+    if request.previous_response_id is None and conversation is None:
+        commit_id = await _implied_commit(host, user, request.items) or commit_id
+    view = await host.view(user, commit_id)
+    if view is None and conversation is not None:
+        raise problems.conversation_not_found(conversation.id)
+    if view is None:
+        raise problems.previous_response_not_found(request.previous_response_id or "")
+
+    entered = read_items([msgspec.json.decode(item.body) for item in waiting.items], "conversation")
+    answered = await _answers(host, user, view, items)
+    if answered.items and request.previous_response_id is None and conversation is None:
+        others = _after_answers(items, answered.items)
+    else:
+        others = answered.others
+    others = (*entered, *others)
+    if read is not None and not (entered or answered.items):
+        return StartingPoint(view, (read,), conversation=conversation, waiting=waiting)
+    is_input = any(isinstance(item, InputMessage) for item in others) or not (answered.items or answered.is_broken)
+    return StartingPoint(
+        view,
+        inputs=(host.reader.read(others),) if is_input else (),
+        answers=answered.values,
+        approved=answered.approved,
+        conversation=conversation,
+        waiting=waiting,
+    )
+
+
+def _read_at_once(host: Host, items: Sequence[InputItem]) -> Any:
+    """The start executor's input, if the request's messages are all of it; what it cannot take is said first of all."""
+    return host.reader.read(items) if all(isinstance(item, InputMessage) for item in items) else None
+
+
+async def resolve(host: Host, user: str, response_id: str) -> ResumePoint:
+    """The finished response that a request continues, or the `Problem` that there is none."""
+    point = await host.store.resolve(user, response_id)
+    if point is None:
+        raise problems.previous_response_not_found(response_id)
+    if point.status in UNFINISHED:
+        await host.settle_lapsed(user, response_id)
+        raise problems.previous_response_not_ready(response_id)
+    return point
+
+
+# --- What items stand for ------------------------------------------------------------------------------------------
+
+
+async def _resolved(host: Host, user: str, items: Sequence[InputItem]) -> tuple[InputItem, ...]:
+    """The items, with those in the place of a reference or a compaction that it stands for."""
+    references = [item.id for item in items if isinstance(item, InputReference)]
+    holders = await host.store.find_items(user, references) if references else {}
+    found: list[InputItem] = []
+    for item in items:
+        if isinstance(item, InputReference):
+            if item.id not in holders:
+                raise problems.item_not_found(item.id)
+            found.extend(read_items([item_in(holders[item.id], item.id)], item.path))
+        elif isinstance(item, InputCompaction):
+            compaction = await host.store.read_compaction(user, item.encrypted_content)
+            if compaction is None:
+                raise problems.unknown_compaction(item.path)
+            found.extend(read_items(msgspec.json.decode(compaction.items), item.path))
+        else:
+            found.append(item)
+    return _without_repetitions(found)
+
+
+def item_in(holders: Sequence[bytes], item_id: str) -> dict[str, Any]:
+    """The item of this id in what the store says holds it. Raises `Problem` if it is not there."""
+    for holder in holders:
+        held = msgspec.json.decode(holder)
+        listed = held if isinstance(held, list) else held.get("output", [held])
+        for item in listed:
+            if item.get("id") == item_id:
+                found: dict[str, Any] = item
+                return found
+    raise problems.item_not_found(item_id)
+
+
+def _without_repetitions(items: Sequence[InputItem]) -> tuple[InputItem, ...]:
+    """The items, each id once. Clients repeat items; two different ones under one id are a fault."""
+    seen: dict[str, InputItem] = {}
+    kept: list[InputItem] = []
+    for item in items:
+        identifier = getattr(item, "id", None)
+        if identifier is None:
+            kept.append(item)
+        elif identifier not in seen:
+            seen[identifier] = item
+            kept.append(item)
+        elif type(item) is not type(seen[identifier]):
+            raise problems.duplicate_item(identifier)
+    return tuple(kept)
+
+
+async def _implied_commit(host: Host, user: str, items: Sequence[InputItem]) -> str | None:
+    """The commit that a request without ids continues from by what its items are, if there is one."""
+    if items and isinstance(items[0], InputCompaction):
+        compaction = await host.store.read_compaction(user, items[0].encrypted_content)
+        return compaction.commit if compaction is not None else None
+    answer = _last_answer(items)
+    return await host.store.find_call(user, questions.call_id_of(answer)) if answer is not None else None
+
+
+def _last_answer(items: Sequence[InputItem]) -> AnswerItem | None:
+    """The last answer of an inline history, unless the assistant has spoken after it: then it is over."""
+    for item in reversed(items):
+        if isinstance(item, (InputFunctionOutput, InputApproval)):
+            return item
+        if isinstance(item, InputMessage) and item.role == "assistant":
+            return None
+    return None
+
+
+def _after_answers(items: Sequence[InputItem], answers: Sequence[AnswerItem]) -> tuple[InputItem, ...]:
+    """What an inline history brings besides the answers: what stands behind them. The rest is known already."""
+    last = max(index for index, item in enumerate(items) if item in answers)
+    return tuple(items[last + 1 :])
+
+
+# --- Answers -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    values: Mapping[str, Any]
+    items: tuple[AnswerItem, ...]
+    others: tuple[InputItem, ...]
+    approved: tuple[Approved, ...] = ()
+    is_broken: bool = False
+
+
+async def _answers(host: Host, user: str, view: View, items: Sequence[InputItem]) -> _Answered:
+    """The answers to all open questions of a commit, as values that these accept."""
+    if not any(cells.split_nested(key)[1].startswith(cells.REQUEST) for key in view.cells):
+        matched = questions.match(items, (), ())
+        return _Answered({}, (), matched.others)
+    # A lane to try the answers on: the turn's own is not touched before all of them are known to be good.
+    try:
+        lane = await Lane.open("", host.definition, view, host.blob_reader(user))
+    except Exception:  # noqa: BLE001 - a hook of the user's: the turn meets it again and ends as failed, in order
+        return _Answered({}, (), (), is_broken=True)
+    now = host.sources.clock()
+    asked = {
+        name: request.data
+        for name, (frame, request) in lane.open_requests().items()
+        if frame.outward and (request.expires_at is None or request.expires_at > now)
+    }
+    calls = await host.store.read_calls(user, view.commit_id)
+    matched = questions.match(items, calls, list(asked))
+    approved = tuple(
+        Approved(item.approval_request_id, asked[name])
+        for name, item in matched.by_request.items()
+        if isinstance(item, InputApproval) and item.approve and isinstance(asked[name], ApprovalRequest)
+    )
+    values = questions.read_answers(lane, matched.by_request, now)
+    return _Answered(values, tuple(matched.by_request.values()), matched.others, approved)

@@ -1,0 +1,123 @@
+"""Taking a background turn from whoever had it: to go on with it after a crash, or to end it."""
+
+import logging
+from dataclasses import replace
+
+import msgspec
+
+from agent_host.ids import key_of
+from agent_host.server import starting_point
+from agent_host.server.failures import abandoned
+from agent_host.server.host import Host
+from agent_host.server.starting_point import StartingPoint
+from agent_host.server.stored import read_request
+from agent_host.server.turn import Ended, Outcome, Turn
+from agent_host.server.turns import LogAnswer, facts_of, finish, work_in_background
+from agent_host.stores.records import TurnInFlight
+from agent_host.wire.problems import Problem
+from agent_host.wire.replay import resume
+from agent_host.wire.request import parse_request
+from agent_host.wire.response import ResponseFacts
+from agent_host.wire.transcript import Transcript
+
+log = logging.getLogger("agent_host")
+
+ATTEMPTS = 3
+"""How often a turn is begun in all, if each time its process dies."""
+_READ_AT_ONCE = 1000
+
+
+async def take_up(host: Host, user: str, in_flight: TurnInFlight) -> None:
+    """Go on with a turn that nobody works on, in this process, or end it as failed if that cannot be."""
+    key = (user, in_flight.id)
+    taken = await host.background.take(key)
+    if taken is None:
+        return  # somebody else was faster
+    turn = await _again(host, user, taken)
+    reason = _obstacle(host, taken)
+    if reason is None:
+        try:
+            turn = await _where_it_stands(host, user, turn, taken)
+        except Problem as problem:
+            reason = problem.message
+    if reason is not None:
+        await _end(host, turn, Outcome("failed", turn.start.view, error=abandoned(reason)))
+        return
+    log.info("%s is taken up again, attempt %d", taken.id, taken.attempt)
+    assert turn.log is not None
+    if turn.transcript.status == "queued" and taken.last_sequence < 0:
+        turn.log.tell([*turn.transcript.created(), *turn.transcript.queued()])
+    turn.log.tell(turn.transcript.abandon_open())
+    host.background.begin(key, work_in_background(host, turn), turn.stop)
+
+
+async def end_elsewhere(host: Host, user: str, in_flight: TurnInFlight) -> Ended | None:
+    """Cancel a turn that another process works on, or nobody: from now on that one cannot write."""
+    taken = await host.background.take((user, in_flight.id), by_force=True)
+    if taken is None:
+        return None
+    turn = await _again(host, user, taken)
+    return await _end(host, turn, Outcome("cancelled", turn.start.view))
+
+
+async def read_transcript(host: Host, user: str, in_flight: TurnInFlight) -> Transcript:
+    """The response of a turn in flight as far as its event log tells it."""
+    request = parse_request(read_request(in_flight.request).body)
+    facts = facts_of(host, request, in_flight.id, in_flight.created_at)
+    return await _transcript(host, user, facts)
+
+
+async def _transcript(host: Host, user: str, facts: ResponseFacts) -> Transcript:
+    told: list[bytes] = []
+    while True:
+        more = await host.store.read_events(user, facts.id, len(told) - 1, _READ_AT_ONCE)
+        told += more
+        if len(more) < _READ_AT_ONCE:
+            break
+    partition = key_of(facts.id)
+    return resume(facts, [msgspec.json.decode(event) for event in told], lambda p: host.sources.ids.new(p, partition))
+
+
+async def _again(host: Host, user: str, taken: TurnInFlight) -> Turn:
+    """The turn as it stands in the store, at its starting commit."""
+    stored = read_request(taken.request)
+    request = parse_request(stored.body)
+    facts = facts_of(host, request, taken.id, taken.created_at)
+    view = await host.view(user, taken.start_commit) or await host.view(user, host.definition.root.id)
+    assert view is not None, "the root is always there"
+    return Turn(
+        request, stored.who(user), facts, await _transcript(host, user, facts), StartingPoint(view), taken.key,
+        log=host.events.open_turn(user, host.background.guard(taken)),
+    )  # fmt: skip
+
+
+async def _where_it_stands(host: Host, user: str, turn: Turn, taken: TurnInFlight) -> Turn:
+    """The same turn with all it needs to go on: its input, its answers, and the last commit of its own.
+
+    Raises a `Problem` if what the request names is gone by now.
+    """
+    start = await starting_point.find(host, user, turn.request)
+    if taken.commit and taken.commit != taken.start_commit:
+        return replace(turn, start=start, resumed_at=await host.view(user, taken.commit))
+    return replace(turn, start=start)
+
+
+def _obstacle(host: Host, taken: TurnInFlight) -> str | None:
+    """Why a turn cannot go on here; None if it can."""
+    if taken.attempt > ATTEMPTS:
+        return f"its process has died {ATTEMPTS} times"
+    stored = read_request(taken.request)
+    if stored.workflow != host.workflow.name:
+        return f"the workflow {stored.workflow!r} is no longer served here"
+    return None
+
+
+async def _end(host: Host, turn: Turn, outcome: Outcome) -> Ended | None:
+    """End a turn that was taken, with the events that its response still needs."""
+    transcript = turn.transcript
+    assert turn.log is not None
+    if turn.log.guard.last_sequence < 0:
+        turn.log.tell([*transcript.created(), *transcript.queued()])
+    if transcript.status == "queued":
+        turn.log.tell(transcript.in_progress())
+    return await finish(host, turn, outcome, LogAnswer(turn))
