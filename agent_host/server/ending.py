@@ -1,18 +1,25 @@
-"""How the end of a turn looks: the last events of its response, and what is stored of it."""
+"""The end of a turn: the last events of its response, what is stored of it, and that it is told only then."""
 
-from dataclasses import dataclass
+import asyncio
+import logging
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
+from agent_host.errors import GuardLostError, StoreError
 from agent_host.ids import key_of
 from agent_host.server import bridge
+from agent_host.server.failures import unstored
 from agent_host.server.host import Host
-from agent_host.server.turn import Outcome, Turn
+from agent_host.server.turn import Answer, Ended, Outcome, Turn
 from agent_host.stores.records import ConversationMove, Item, OpenCall, ResponseRecord
+from agent_host.wire import problems
 from agent_host.wire.events import Event
 from agent_host.wire.request import stored_items
 from agent_host.wire.transcript import Transcript
+
+log = logging.getLogger("agent_host")
 
 _json = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder().encode
@@ -101,3 +108,58 @@ def _move(
         tuple(Item(item["id"], _json(item)) for item in (*entered, *whole)),
         turn.start.waiting.position,
     )
+
+
+async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> Ended | None:
+    """Store response and commits in one transaction, then tell; a turn that is not to be stored leaves nothing.
+
+    The end is written on a copy of the transcript, which counts once it is stored. If that fails, nothing of the turn
+    is kept: a stream is told so, and a plain answer becomes an HTTP error that clients do not retry. A background turn
+    is kept as it was, to be ended later.
+    """
+    outcome = replace(outcome, completed_at=int(host.sources.clock()))
+    last = end(host, turn, outcome)
+    if not turn.request.store:
+        answer.tell(last.events)
+        return Ended(last.transcript.final_response())
+    record, move = record_of(host, turn, outcome, last)
+    user, key = turn.who.user, turn.key
+    try:
+        if turn.log is not None:
+            await turn.log.finish(record, outcome.commits, last.events, move=move, key=key)
+        else:
+            commits = (*host.unstored_root(), *outcome.commits)
+            await host.store.finish(user, record, commits, move=move, key=key)
+    except asyncio.CancelledError:
+        # A store lets a cancellation through only after the verb has ended: the turn is stored.
+        take_back_cancellation()
+    except Exception as error:  # noqa: BLE001 - whatever the store raised: the turn is not stored, and says so
+        return await _not_stored(host, turn, error, answer)
+    host.root_is_stored = True
+    host.remember(user, outcome.view)
+    if turn.log is None:
+        answer.tell(last.events)
+    return Ended(last.transcript.final_response())
+
+
+async def _not_stored(host: Host, turn: Turn, error: Exception, answer: Answer) -> Ended | None:
+    trace = None if isinstance(error, StoreError) else error  # a store's own errors say all there is to say
+    if turn.is_background and isinstance(error, GuardLostError):
+        log.info("turn %s has another owner now", turn.facts.id)
+        return None
+    log.error("turn %s could not be stored (request %s): %s", turn.facts.id, turn.who.request_id, error, exc_info=trace)
+    if turn.is_background:
+        return None
+    await host.store.release(turn.who.user, turn.facts.id)
+    if not answer.is_stream:
+        raise problems.server_fault(turn.who.request_id) from None
+    last = end(host, turn, Outcome("failed", turn.start.view, error=unstored(turn.who.request_id)))
+    answer.tell(last.events)
+    return Ended(last.transcript.final_response())
+
+
+def take_back_cancellation() -> None:
+    """Go on in a task that was cancelled: what is left is to store how the turn ended."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

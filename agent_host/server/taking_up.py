@@ -7,12 +7,13 @@ import msgspec
 
 from agent_host.ids import key_of
 from agent_host.server import starting_point
+from agent_host.server.ending import finish
 from agent_host.server.failures import abandoned
 from agent_host.server.host import Host
 from agent_host.server.starting_point import StartingPoint
 from agent_host.server.stored import read_request
 from agent_host.server.turn import Ended, Outcome, Turn
-from agent_host.server.turns import LogAnswer, facts_of, finish, work_in_background
+from agent_host.server.turns import LogAnswer, facts_of, work_in_background
 from agent_host.stores.records import TurnInFlight
 from agent_host.wire.problems import Problem
 from agent_host.wire.replay import resume

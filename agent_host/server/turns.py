@@ -11,28 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from agent_host import telemetry
-from agent_host.engine.checkpoint import Commit
 from agent_host.engine.events import WorkflowEvent
-from agent_host.engine.ports import Boundary
-from agent_host.engine.running.lane import Lane
-from agent_host.engine.running.runner import Run, RunOptions
 from agent_host.errors import (
     ConversationLockedError,
     GuardLostError,
     StoreClosedError,
-    StoreError,
     TurnConflictError,
-    WorkflowRunnerException,
 )
 from agent_host.foundry.identity import Identity, identify
 from agent_host.ids import key_of
-from agent_host.server import bridge, starting_point
-from agent_host.server.bridge import SETTLED, Narrator
-from agent_host.server.ending import end, record_of
-from agent_host.server.failures import failure, stopped, unstored
+from agent_host.server import starting_point
+from agent_host.server.ending import finish, take_back_cancellation
+from agent_host.server.failures import failure, stopped
 from agent_host.server.host import Host
 from agent_host.server.idempotency import idempotency_key, refuse_repeated
-from agent_host.server.questions import open_questions
+from agent_host.server.running import materialise, run
 from agent_host.server.stored import stored_request
 from agent_host.server.turn import Answer, Ended, Outcome, Turn
 from agent_host.stores.records import IdempotencyKey, TurnInFlight
@@ -199,97 +192,7 @@ async def work_in_background(host: Host, turn: Turn) -> None:
     log.info("%s", ended.about if ended is not None else f"{turn.facts.id} left for later")
 
 
-# --- Running -------------------------------------------------------------------------------------------------------
-
-
-async def materialise(host: Host, turn: Turn) -> Lane:
-    """Clone the executors and give them the starting commit's state. The lane is forgotten after the turn."""
-    view = turn.resumed_at or turn.start.view
-    return await Lane.open(turn.facts.id, host.definition, view, host.blob_reader(turn.who.user))
-
-
-class _AtRest:
-    """The publisher of a foreground turn: keeps the boundary at rest for the turn's one transaction."""
-
-    def __init__(self) -> None:
-        self.commits: tuple[Commit, ...] = ()
-
-    async def publish(self, boundary: Boundary) -> None:
-        self.commits = (*self.commits, *boundary.commits)
-
-    async def record(self, entries: Mapping[str, bytes]) -> None:
-        """Nothing: a foreground turn that does not end leaves nothing behind."""
-
-    async def recorded(self) -> dict[str, bytes]:
-        return {}
-
-
-class _EachStep:
-    """The publisher of a background turn: stores every boundary with what it settles of the response."""
-
-    commits: tuple[Commit, ...] = ()
-
-    def __init__(self, host: Host, turn: Turn, narrator: Narrator) -> None:
-        assert turn.log is not None
-        self._host = host
-        self._log = turn.log
-        self._narrator = narrator
-
-    async def publish(self, boundary: Boundary) -> None:
-        for event in boundary.events:
-            self._narrator.hear(event)
-        if boundary.commits:
-            await self._log.step(boundary.commits)
-
-    async def record(self, entries: Mapping[str, bytes]) -> None:
-        await self._log.record(entries)
-
-    async def recorded(self) -> dict[str, bytes]:
-        return await self._host.store.recorded(*self._log.key)
-
-
-async def run(host: Host, turn: Turn, lane: Lane, answer: Answer) -> Outcome | None:
-    """Run supersteps until the workflow is at rest. Raises what a handler raised; None if it was told to stop."""
-    progress = bridge.progress_of(turn.request, host.settings.progress)
-    narrator = Narrator(turn.transcript, answer.tell, progress=progress)
-    publisher = _EachStep(host, turn, narrator) if turn.is_background else _AtRest()
-    options = RunOptions(
-        durability="step" if turn.is_background else "turn",
-        streaming=answer.is_stream,
-        turn=bridge.turn_of(turn.request, turn.facts, turn.who),
-        stop=turn.stop,
-        clock=host.sources.clock,
-        new_commit_id=lambda: host.sources.ids.new("chk", key_of(turn.facts.id)),
-        show_output=bridge.as_text,
-        hears=bridge.heard(progress, is_background=turn.is_background, shows_events=turn.who.wants_workflow_events),
-    )
-
-    def hear(event: WorkflowEvent) -> None:
-        if turn.who.wants_workflow_events:
-            answer.show(event)
-        if not (turn.is_background and event.type in SETTLED):
-            narrator.hear(event)
-
-    engine = Run(lane, publisher, hear, options)
-    try:
-        if turn.resumed_at is not None:
-            await engine.resume()
-        elif turn.start.answers:
-            await engine.answer(turn.start.answers, *turn.start.inputs)
-        else:
-            await engine.start(*turn.start.inputs)
-        await engine.to_rest()
-    finally:
-        turn.usage.update(engine.usage)
-    if lane.queued:
-        return None
-    questions = tuple(open_questions(lane))
-    if questions and not turn.request.store:
-        raise WorkflowRunnerException(
-            f"The workflow asks {questions[0].name!r}, but a response that is not stored cannot be answered. "
-            'Send the request with "store": true.'
-        )
-    return Outcome("completed", lane.view, publisher.commits, questions)
+# --- When it does not come to rest ----------------------------------------------------------------------------------
 
 
 def cut_off(host: Host, turn: Turn) -> Outcome | None:
@@ -297,7 +200,7 @@ def cut_off(host: Host, turn: Turn) -> Outcome | None:
 
     A background turn that the host going down has cut off does not end: the next process goes on with it.
     """
-    _take_back_cancellation()
+    take_back_cancellation()
     if turn.is_background:
         wanted = host.background.is_cancelled((turn.who.user, turn.facts.id))
         return Outcome("cancelled", turn.start.view) if wanted else None
@@ -312,61 +215,3 @@ def failed(host: Host, turn: Turn, error: Exception) -> Outcome:
     log.error("turn %s failed (request %s)", turn.facts.id, turn.who.request_id, exc_info=error)
     told = failure(error, turn.who.request_id, expose=host.settings.expose_errors)
     return Outcome("failed", turn.start.view, error=told)
-
-
-# --- The end -------------------------------------------------------------------------------------------------------
-
-
-async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> Ended | None:
-    """Store response and commits in one transaction, then tell; a turn that is not to be stored leaves nothing.
-
-    The end is written on a copy of the transcript, which counts once it is stored. If that fails, nothing of the turn
-    is kept: a stream is told so, and a plain answer becomes an HTTP error that clients do not retry. A background turn
-    is kept as it was, to be ended later.
-    """
-    outcome = replace(outcome, completed_at=int(host.sources.clock()))
-    last = end(host, turn, outcome)
-    if not turn.request.store:
-        answer.tell(last.events)
-        return Ended(last.transcript.final_response())
-    record, move = record_of(host, turn, outcome, last)
-    user, key = turn.who.user, turn.key
-    try:
-        if turn.log is not None:
-            await turn.log.finish(record, outcome.commits, last.events, move=move, key=key)
-        else:
-            commits = (*host.unstored_root(), *outcome.commits)
-            await host.store.finish(user, record, commits, move=move, key=key)
-    except asyncio.CancelledError:
-        # A store lets a cancellation through only after the verb has ended: the turn is stored.
-        _take_back_cancellation()
-    except Exception as error:  # noqa: BLE001 - whatever the store raised: the turn is not stored, and says so
-        return await _not_stored(host, turn, error, answer)
-    host.root_is_stored = True
-    host.remember(user, outcome.view)
-    if turn.log is None:
-        answer.tell(last.events)
-    return Ended(last.transcript.final_response())
-
-
-async def _not_stored(host: Host, turn: Turn, error: Exception, answer: Answer) -> Ended | None:
-    trace = None if isinstance(error, StoreError) else error  # a store's own errors say all there is to say
-    if turn.is_background and isinstance(error, GuardLostError):
-        log.info("turn %s has another owner now", turn.facts.id)
-        return None
-    log.error("turn %s could not be stored (request %s): %s", turn.facts.id, turn.who.request_id, error, exc_info=trace)
-    if turn.is_background:
-        return None
-    await host.store.release(turn.who.user, turn.facts.id)
-    if not answer.is_stream:
-        raise problems.server_fault(turn.who.request_id) from None
-    last = end(host, turn, Outcome("failed", turn.start.view, error=unstored(turn.who.request_id)))
-    answer.tell(last.events)
-    return Ended(last.transcript.final_response())
-
-
-def _take_back_cancellation() -> None:
-    """Go on in a task that was cancelled: what is left is to store how the turn ended."""
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
-        task.uncancel()

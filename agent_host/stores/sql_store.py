@@ -294,7 +294,7 @@ def _finish(
     log_ended_at = None
     if guard is not None:
         lease_until = turn_rows.end(connection, own, record.id, guard, events)
-        log_ended_at = record.completed_at or lease_until
+        log_ended_at = lease_until if record.completed_at is None else record.completed_at
     elif turn_rows.is_in_flight(connection, own, record.id):
         raise GuardLostError(
             f"Response {record.id} runs in the background and ends under the guard of its owner. Nothing was stored."

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from agent_host.cli import main
 from agent_host.cli.serve import serve
 from agent_host.settings import Settings
-from agent_host.wire.transcript import ITEM_MOVES, RESPONSE_MOVES
+from agent_host.wire.item_moves import ITEM_MOVES
+from agent_host.wire.transcript import RESPONSE_MOVES
 from tests.docs.pages import ROOT
 
 _FROM_ENVIRONMENT = {"PORT": "1234", "AGENT_HOST_API_KEY": "key"}
@@ -58,6 +59,22 @@ def _diagram(moves: Mapping[str, Mapping[str, str]], beginnings: list[str]) -> s
     return "\n".join(lines) + "\n"
 
 
+def _item_diagram() -> str:
+    """The kinds that are told alike share a box; that an item may be abandoned in each of its states is drawn once."""
+    lines = ["stateDiagram-v2"]
+    kinds_of: dict[str, list[str]] = {}
+    for kind, moves in ITEM_MOVES.items():
+        kinds_of.setdefault(str(moves), []).append(kind)
+    for box, kinds in enumerate(kinds_of.values()):
+        lines.append(f'    state "{", ".join(kinds)}" as kind_{box} {{')
+        lines.append(f"        [*] --> {box}_added")
+        for state, row in ITEM_MOVES[kinds[0]].items():
+            steps = [(move, after) for move, after in row.items() if move != "abandon"]
+            lines += [f"        {box}_{_named(state)} --> {box}_{_named(after)}: {move}" for move, after in steps]
+        lines += [f"        {box}_done --> [*]", "    }", f"    kind_{box} --> abandoned: abandon"]
+    return "\n".join(lines) + "\n"
+
+
 def _named(state: str) -> str:
     return state.replace(" ", "_")
 
@@ -69,7 +86,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "graph_help": lambda: command_help("graph"),
     "graph": lambda: command_output("graph", "samples/01_help_desk/app.py:workflow"),
     "response": lambda: _diagram(RESPONSE_MOVES, ["new", "new in background"]),
-    "item": lambda: _diagram(ITEM_MOVES, ["absent"]),
+    "item": lambda: _item_diagram(),
 }
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from agent_host.stores import open_store, queries, rows
 from agent_host.stores.migrate import Migration, migrate, migrations, version_of
+from agent_host.stores.records import ConversationMove
 from agent_host.testing.commit_log_contract import BODY, ROOT, bare, child
-from agent_host.testing.records import response
+from agent_host.testing.records import begun, conversation, response
 
 STORES = Path(queries.__file__).parent
 STEPS = [
@@ -122,7 +123,12 @@ async def test_a_file_of_the_first_format_is_brought_up_to_date(first_format: Pa
     await log.record("support", "s1", one.id, {"a": b"1"})
     assert await log.recorded("support", "s1", one.id) == {"a": b"1"}
     assert await log.collect() == 0
-    assert [point.name for point in await store.save_points(0)] == ["s1", "resp_1"]
+    await store.create_conversation("", conversation("1"), [])
+    guard = await begun(store, "2", start_commit=one.id, conversation="conv_1")
+    two = child(one, "two")
+    await store.finish("", response("2", one, two), [two], guard=guard, move=ConversationMove("conv_1", None))
+    assert await store.delete_response("", "resp_1")
+    assert [point.name for point in await store.save_points(0)] == ["s1", "conv_1", "resp_2"]
     await store.aclose()
 
 
@@ -132,6 +138,10 @@ async def test_an_older_file_is_read_without_bringing_it_up_to_date(first_format
     store = open_store(str(first_format), read_only=True)
     await store.open()
     assert [point.name for point in await store.save_points(0)] == ["s1", "resp_1"]
+    assert await store.read_response("", "resp_1") == response("1", ROOT, child(ROOT, "one", BODY))
+    assert await store.commit_log().recorded("support", "s1", "chk_one") == {}
+    assert await store.read_conversation("", "conv_1") is None
+    assert await store.lapsed(0) == []
     assert await store.read_chain("", child(ROOT, "one", BODY).id) == [bare(child(ROOT, "one", BODY)), bare(ROOT)]
     await store.aclose()
     assert first_format.read_bytes() == before

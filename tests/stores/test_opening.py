@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agent_host.errors import StoreError, StoreFormatError, StoreLockedError
+from agent_host.errors import GuardLostError, StoreError, StoreFormatError, StoreLockedError
 from agent_host.stores import open_store
 from agent_host.stores.migrate import APPLICATION_ID, migrations
 from agent_host.testing.commit_log_contract import ROOT, bare
-from agent_host.testing.records import response
+from agent_host.testing.records import background, begun, foreground, response
 
 
 @pytest.mark.parametrize(
@@ -267,3 +267,57 @@ async def test_reading_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(StoreFormatError, match="not a SQLite database"):
         await open_store(f"{tmp_path}/notes.txt", read_only=True).open()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+async def test_leases_lapse_when_a_file_is_opened(tmp_path: Path) -> None:
+    """R45: whoever owned a turn is gone with its process: the turn can be taken at once, and its old guard is void;
+    opening the file to read it changes nothing."""
+    path = str(tmp_path / "a.db")
+    store = open_store(path)
+    await store.open()
+    guard = await begun(store, "1")
+    await store.step("", guard, [], [b"a"])
+    reader = open_store(path, read_only=True)
+    await reader.open()
+    assert await reader.lapsed(9) == []
+    await reader.aclose()
+    assert await store.lapsed(9) == []
+    await store.aclose()
+
+    store = open_store(path)
+    await store.open()
+    assert [found.turn.id for found in await store.lapsed(0)] == ["resp_1"]
+    with pytest.raises(GuardLostError):
+        await store.step("", guard.after(1), [], [b"b"])
+    turn = await store.take("", "resp_1", "me", now=0, until=10)
+    assert turn is not None
+    assert (turn.attempt, turn.last_sequence) == (2, 0)
+    await store.aclose()
+
+
+async def test_foreground_turns_end_with_their_process(tmp_path: Path) -> None:
+    """R36: nothing is left of them that would keep the next process from their conversation."""
+    for _ in range(2):
+        store = open_store(f"{tmp_path}/a.db")
+        await store.open()
+        await store.admit("", foreground("1", conversation="conv_1"))
+        await store.aclose()
+
+
+async def test_nothing_is_admitted_to_a_store_that_is_read(tmp_path: Path) -> None:
+    """Not even a turn that would write nothing yet."""
+    server = open_store(f"{tmp_path}/a.db")
+    await server.open()
+    reader = open_store(f"{tmp_path}/a.db", read_only=True)
+    await reader.open()
+    for change in (
+        reader.admit("", foreground("1")),
+        reader.admit("", background("1")),
+        reader.release("", "resp_1"),
+        reader.append([]),
+        reader.expire(0, 0),
+    ):
+        with pytest.raises(StoreError, match="read only"):
+            await change
+    await reader.aclose()
+    await server.aclose()

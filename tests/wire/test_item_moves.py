@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent_host.wire.item_moves import BEGUN, ITEM_MOVES, MOVES, moves_to
@@ -181,13 +182,11 @@ def test_nulls_that_clients_refuse_are_left_out(begun: Transcript) -> None:
     assert told[-1]["item"] == {"id": "rs_1", "type": "reasoning", "summary": [], "status": "completed"}
 
 
-def test_halves_of_characters_do_not_reach_a_client(begun: Transcript, strict_event: Check) -> None:
+def test_halves_of_characters_do_not_reach_a_client(begun: Transcript) -> None:
     """Text that cannot be sent as UTF-8 is made sendable wherever it stands in an item."""
-    for event in begun.mcp_call(
-        "t\ud800", "s", "\udfff", error={"type": "mcp_tool_execution_error", "content": ["\ud800"]}
-    ):
-        strict_event(event)
-        assert "\\ud" not in str(event).encode("unicode_escape").decode().replace("\\\\", "\\")
+    error = {"type": "mcp_tool_execution_error", "content": ["\ud800"]}
+    for event in begun.mcp_call("t\ud800", "s", "\udfff", error=error):
+        msgspec.json.encode(event)
     assert begun.output[0]["error"]["content"] == ["?"]
 
 
@@ -295,11 +294,18 @@ def test_a_move_of_another_kind_changes_nothing(begun: Transcript, kind: str, mo
     )
 
 
-@pytest.mark.parametrize("item", [MESSAGE, {"type": "bogus", "id": "x"}, {**REFUSAL, "id": "rs_1", "content": []}])
+@pytest.mark.parametrize(
+    "item",
+    [
+        {**MESSAGE, "id": "msg_1"},
+        {"type": "bogus", "id": "x_1"},
+        {**MESSAGE, "id": "rs_1", "status": "in_progress", "content": []},
+    ],
+)
 def test_only_an_item_that_begins_is_added(begun: Transcript, item: dict[str, Any]) -> None:
     """An item that is finished, unknown or has an id that is taken cannot be added."""
     begun.whole({"type": "reasoning", "id": "rs_1", "summary": []})
     before = visible(begun)
     with pytest.raises(IllegalMove):
-        begun.add({**item, "id": item.get("id") or "msg_new"} | ({"status": "in_progress"} if item.get("id") else {}))
+        begun.add(item)
     assert visible(begun) == before

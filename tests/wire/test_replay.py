@@ -1,27 +1,43 @@
-"""Making the events of a finished response again; many ways of telling a response, tried by machine."""
+"""Telling events again, from a journal and from a log; many ways of telling a response, tried by machine."""
 
 import copy
 import itertools
 from typing import Any
 
+import httpx2
 import msgspec
+import openai
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agent_host.wire.replay import replay
+from agent_host.wire import sse
+from agent_host.wire.replay import replay, resume
 from agent_host.wire.response import ResponseFacts, error_object, usage_object
 from agent_host.wire.transcript import IllegalMove, Transcript
+from tests.wire.told import CITATION, TOLD
 
 TEXTS = st.text(max_size=12)
 PHASES = st.sampled_from(["final_answer", "commentary"])
+GONE = {"incomplete", "failed"}
+SAID = ("delta", "text", "refusal", "arguments", "input", "code", "part", "annotation")
 
 
-def without_abandoned_texts(told: list[dict[str, Any]], response: dict[str, Any]) -> list[dict[str, Any]]:
-    """The events with the texts emptied that were taken back later."""
-    gone = {item["id"] for item in response["output"] if item["status"] == "incomplete"}
-    return [{**event, "delta": ""} if "delta" in event and event["item_id"] in gone else event for event in told]
+def silenced(told: list[dict[str, Any]], abandoned: set[str]) -> list[dict[str, Any]]:
+    """The events without what was said in items that were taken back later."""
+    return [
+        {key: each for key, each in event.items() if key not in SAID} if event.get("item_id") in abandoned else event
+        for event in told
+    ]
+
+
+def ended(transcript: Transcript) -> list[dict[str, Any]]:
+    return [*transcript.abandon_open(), *transcript.completed(usage_object(), 5)]
+
+
+def as_stored(*values: Any) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(values))
 
 
 class Telling(RuleBasedStateMachine):
@@ -30,7 +46,7 @@ class Telling(RuleBasedStateMachine):
     @initialize(background=st.booleans(), echo=st.booleans())
     def begin(self, background: bool, echo: bool) -> None:
         numbers = itertools.count()
-        facts = ResponseFacts(
+        self.facts = ResponseFacts(
             "resp_1",
             1,
             "m",
@@ -38,10 +54,13 @@ class Telling(RuleBasedStateMachine):
             metadata={"k": "v"},
             echo={"prompt": {"id": "p"}, "temperature": 0.5} if echo else {},
         )
-        self.transcript = Transcript(facts, lambda prefix: f"{prefix}_{next(numbers)}")
+        self.transcript = Transcript(self.facts, lambda prefix: f"{prefix}_{next(numbers)}")
         self.told: list[dict[str, Any]] = []
         self.as_told: list[dict[str, Any]] = []
-        self.texts: dict[int, str] = {}
+        self.texts: dict[int, str] = {}  # of the items into which text may come
+        self.thoughts: set[int] = set()  # reasonings without an open summary
+        self.abandoned: set[str] = set()
+        self.copies: list[tuple[int, Transcript]] = []
         self.opened = 0
         self.ended = False
         self.keep(self.transcript.created())
@@ -53,35 +72,66 @@ class Telling(RuleBasedStateMachine):
         self.told += events
         self.as_told += copy.deepcopy(events)
 
+    def one_of(self, data: st.DataObject, indices: Any) -> int:
+        return data.draw(st.sampled_from(sorted(indices)))
+
     @precondition(lambda self: not self.ended)
-    @rule(phase=PHASES)
-    def open(self, phase: Any) -> None:
-        index, events = self.transcript.open_message(phase)
+    @rule(phase=PHASES, how=st.sampled_from(["open_message", "open_refusal", "open_function_call", "open_reasoning"]))
+    def open(self, phase: Any, how: str) -> None:
+        given = {"open_function_call": (f"call_{self.opened}", "ask"), "open_reasoning": ()}.get(how, (phase,))
+        index, events = getattr(self.transcript, how)(*given)
         assert index == self.opened
         self.opened += 1
-        self.texts[index] = ""
+        if how == "open_reasoning":
+            self.thoughts.add(index)
+        else:
+            self.texts[index] = ""
         self.keep(events)
 
     @precondition(lambda self: not self.ended and self.texts)
     @rule(data=st.data(), text=TEXTS)
     def grow(self, data: st.DataObject, text: str) -> None:
-        index = data.draw(st.sampled_from(sorted(self.texts)))
+        index = self.one_of(data, self.texts)
         self.keep(self.transcript.text_delta(index, text))
         self.texts[index] += text.encode("utf-8", "replace").decode()
 
-    @precondition(lambda self: not self.ended and self.texts)
+    @precondition(lambda self: not self.ended and self.thoughts)
     @rule(data=st.data())
-    def close(self, data: st.DataObject) -> None:
-        index = data.draw(st.sampled_from(sorted(self.texts)))
-        events = self.transcript.close_message(index)
-        assert events[0]["text"] == self.texts.pop(index)
-        self.keep(events)
+    def open_summary(self, data: st.DataObject) -> None:
+        index = self.one_of(data, self.thoughts)
+        self.keep(self.transcript.open_summary(index))
+        self.thoughts.remove(index)
+        self.texts[index] = ""
 
     @precondition(lambda self: not self.ended and self.texts)
+    @rule(data=st.data(), annotated=st.booleans())
+    def close_text(self, data: st.DataObject, annotated: bool) -> None:
+        index = self.one_of(data, self.texts)
+        moves = self.transcript.moves(index)
+        if "summary done" in moves:
+            events = self.transcript.close_summary(index)
+            self.thoughts.add(index)
+        elif "text done" in moves:
+            events = self.transcript.close_message(index, [CITATION] * annotated)
+        else:
+            events = self.transcript.close(index)
+        assert self.texts.pop(index) in events[0].values()
+        self.keep(events)
+
+    @precondition(lambda self: not self.ended and self.thoughts)
+    @rule(data=st.data(), sealed=st.booleans())
+    def close_reasoning(self, data: st.DataObject, sealed: bool) -> None:
+        index = self.one_of(data, self.thoughts)
+        self.thoughts.remove(index)
+        self.keep(self.transcript.close(index, **({"encrypted_content": "x"} if sealed else {})))
+
+    @precondition(lambda self: not self.ended and (self.texts or self.thoughts))
     @rule(data=st.data())
     def abandon(self, data: st.DataObject) -> None:
-        index = data.draw(st.sampled_from(sorted(self.texts)))
-        del self.texts[index]
+        index = self.one_of(data, [*self.texts, *self.thoughts])
+        self.texts.pop(index, None)
+        self.thoughts.discard(index)
+        self.abandoned.add(self.transcript.draft(index)["id"])
         self.keep(self.transcript.abandon(index))
 
     @precondition(lambda self: not self.ended)
@@ -96,7 +146,16 @@ class Telling(RuleBasedStateMachine):
         self.keep(self.transcript.function_call(f"call_{self.opened}", "ask", arguments))
         self.opened += 1
 
-    @precondition(lambda self: not self.ended and self.texts)
+    @precondition(lambda self: not self.ended)
+    @rule(name=st.sampled_from(sorted(TOLD)))
+    def whole(self, name: str) -> None:
+        item = TOLD[name][0]
+        if "call_id" in item:
+            item = {**item, "call_id": f"call_{self.opened}"}  # clients tell calls apart by it
+        self.keep(self.transcript.whole(item))
+        self.opened += 1
+
+    @precondition(lambda self: not self.ended and (self.texts or self.thoughts))
     @rule()
     def end_too_early(self) -> None:
         with pytest.raises(IllegalMove):
@@ -104,21 +163,28 @@ class Telling(RuleBasedStateMachine):
 
     @rule(index=st.integers(-3, 20))
     def touch_what_is_not_open(self, index: int) -> None:
-        if index in self.texts and not self.ended:
+        if (index in self.texts or index in self.thoughts) and not self.ended:
             return
         before = (self.transcript.output, list(self.transcript.journal))
-        for move in (self.transcript.close_message, self.transcript.abandon):
+        for move in (self.transcript.close, self.transcript.close_message, self.transcript.abandon):
             with pytest.raises(IllegalMove):
                 move(index)
-        with pytest.raises(IllegalMove):
-            self.transcript.text_delta(index, "x")
+        for text in ("x", ""):
+            with pytest.raises(IllegalMove):
+                self.transcript.text_delta(index, text)
         assert (self.transcript.output, list(self.transcript.journal)) == before
+
+    @rule()
+    def copy_it(self) -> None:
+        self.copies.append((len(self.told), self.transcript.copy()))
 
     @precondition(lambda self: not self.ended)
     @rule(how=st.sampled_from(["completed", "incomplete", "failed", "cancelled"]))
     def end(self, how: str) -> None:
+        self.abandoned |= {self.transcript.draft(index)["id"] for index in self.transcript.open_items}
         self.keep(self.transcript.abandon_open())
         self.texts.clear()
+        self.thoughts.clear()
         usage = usage_object(1, 2)
         endings = {
             "completed": lambda: self.transcript.completed(usage, 5),
@@ -128,24 +194,71 @@ class Telling(RuleBasedStateMachine):
         }
         self.keep(endings[how]())
         self.ended = True
-        self.replayed()
+        self.told_again(how)
 
-    def replayed(self) -> None:
+    def told_again(self, how: str) -> None:
         response = self.transcript.final_response()
-        stored = msgspec.json.decode(msgspec.json.encode([response, self.transcript.journal]))
-        again = replay(*stored)
-        assert again == without_abandoned_texts(self.told, response)
-        assert msgspec.json.encode(again) == msgspec.json.encode(without_abandoned_texts(self.told, response))
+        done = [event["item"] for event in self.told if event["type"] == "response.output_item.done"]
+        added = [event["item"]["id"] for event in self.told if event["type"] == "response.output_item.added"]
+        assert sorted(item["id"] for item in done) == sorted(added)
+        assert [item["id"] for item in response["output"]] == added
+        assert all(item in done for item in response["output"])
+        again = replay(*as_stored(response, self.transcript.journal))
+        assert msgspec.json.encode(silenced(again, self.abandoned)) == msgspec.json.encode(
+            silenced(self.told, self.abandoned)
+        )
+        assert not any(event["delta"] for event in again if "delta" in event and event["item_id"] in self.abandoned)
+        self.cut_anywhere(response)
+        for length, transcript in self.copies:
+            resumed = resume(self.facts, self.told[:length], self.transcript._new_id)
+            assert resumed.response() == transcript.response()
+            if length < len(self.told):
+                assert ended(resumed) == ended(transcript)
+        if how == "completed":
+            assert accumulated(self.told) == response
+
+    def cut_anywhere(self, response: dict[str, Any]) -> None:
+        """From every beginning of the log the response goes on, ends, and can be replayed."""
+        for length in range(len(self.told) - 1):
+            log = as_stored(*self.told[:length])
+            resumed = resume(self.facts, log, lambda prefix: f"{prefix}_new")
+            if length < 2 + self.facts.background:
+                assert resumed.output == []
+                continue
+            gone = {resumed.draft(index)["id"] for index in resumed.open_items}
+            going_on = resumed.message("On.") + ended(resumed)
+            assert [event["sequence_number"] for event in log + going_on] == list(range(length + len(going_on)))
+            again = replay(*as_stored(resumed.final_response(), resumed.journal))
+            assert silenced(again, self.abandoned | gone) == silenced(log + going_on, self.abandoned | gone)
+        assert resume(self.facts, as_stored(*self.told), lambda prefix: "").final_response() == response
 
     @invariant()
     def what_was_told_stays_told(self) -> None:
         assert self.told == self.as_told
         assert [event["sequence_number"] for event in self.told] == list(range(len(self.told)))
-        assert self.transcript.open_items == sorted(self.texts)
+        assert self.transcript.open_items == sorted([*self.texts, *self.thoughts])
 
 
 TestTelling = Telling.TestCase
 TestTelling.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def accumulated(told: list[dict[str, Any]]) -> dict[str, Any]:
+    """The response that the stream helper of openai-python puts together from the events."""
+    stream = b"".join(map(sse.encode, told))
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=stream, headers={"content-type": sse.CONTENT_TYPE})
+
+    with (
+        httpx2.Client(transport=httpx2.MockTransport(answer)) as http,
+        openai.OpenAI(base_url="http://host", api_key="none", http_client=http) as client,
+        client.responses.stream(model="m", input="hi") as events,
+    ):
+        heard = [event.sequence_number for event in events]
+        assert heard == list(range(len(told)))
+        response: dict[str, Any] = events.get_final_response().to_dict(mode="json")
+    return response
 
 
 def finished(transcript: Transcript, *texts: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_host.wire.sse import KEEP_ALIVE, Decoder, encode
+from agent_host.wire.sse import KEEP_ALIVE, Decoder, encode, frame
 
 EVENT = {"type": "response.output_text.delta", "sequence_number": 4, "delta": "zwei\nZeilen, \u2028 und \x85 é"}
 EVENTS = st.lists(
@@ -26,6 +26,16 @@ def test_no_reader_finds_more_lines_than_there_are() -> None:
     frame = encode(EVENT)
     assert len(frame.decode().splitlines()) == 3
     assert Decoder().feed(frame) == [EVENT]
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_a_frame_of_bytes_is_the_frame_of_their_event(text: str) -> None:
+    """An event that is JSON already, as a log holds it, makes the same frame as the event itself."""
+    event = {"type": "response.output_text.delta", "sequence_number": 4, "delta": text, "item": {"type": "message"}}
+    made = frame(msgspec.json.encode(event))
+    assert made == encode(event)
+    assert made.startswith(b"event: response.output_text.delta\ndata: {")
+    assert Decoder().feed(made) == [event]
 
 
 def test_fed_byte_by_byte_nothing_is_lost() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agent_host.wire.response import ResponseFacts, error_object, usage_object
-from agent_host.wire.transcript import ITEM_MOVES, RESPONSE_MOVES, IllegalMove, Transcript
+from agent_host.wire.transcript import RESPONSE_MOVES, IllegalMove, Transcript
 
 Check = Callable[[dict[str, Any]], None]
 USAGE = usage_object(1, 2)
@@ -36,7 +36,7 @@ WAYS = {
     "in_progress": ["created", "in_progress"],
     **{end: ["created", "in_progress", end] for end in ("completed", "incomplete", "failed", "cancelled")},
 }
-ITEM_WAYS = {"open": [], "closed": ["close"], "abandoned": ["abandon"]}
+ITEM_WAYS: dict[str, list[str]] = {"text": [], "done": ["close"], "abandoned": ["abandon"]}
 
 
 def shape(events: list[dict[str, Any]]) -> list[str]:
@@ -53,12 +53,10 @@ def begun(transcript: Transcript) -> Transcript:
     return transcript
 
 
-def test_the_tables_are_whole() -> None:
+def test_the_table_is_whole() -> None:
     """Every state that a move leads to has a row, and every row is tried below."""
-    for table in (RESPONSE_MOVES, ITEM_MOVES):
-        assert {after for row in table.values() for after in row.values()} <= set(table)
+    assert {after for row in RESPONSE_MOVES.values() for after in row.values()} <= set(RESPONSE_MOVES)
     assert set(WAYS) == set(RESPONSE_MOVES)
-    assert set(ITEM_WAYS) | {"absent"} == set(ITEM_MOVES)
     assert {move for row in RESPONSE_MOVES.values() for move in row} == set(MOVES)
 
 
@@ -81,22 +79,59 @@ def test_a_response_moves_as_its_table_says(new_id: Callable[[str], str], state:
 
 
 @pytest.mark.parametrize("move", ITEM_CALLS)
-@pytest.mark.parametrize("state", ITEM_MOVES)
-def test_an_item_moves_as_its_table_says(transcript: Transcript, state: str, move: str) -> None:
-    """From each state of an item each move either is in the table and works, or raises and changes nothing."""
+@pytest.mark.parametrize("state", ["absent", *ITEM_WAYS])
+def test_only_a_message_that_is_open_moves(transcript: Transcript, state: str, move: str) -> None:
+    """A message takes text until it is closed or taken back; before and after, every move raises and changes nothing."""
     begun(transcript)
     if state != "absent":
         transcript.open_message("commentary")
     for step in ITEM_WAYS.get(state, []):
         ITEM_CALLS[step](transcript)
     before = visible(transcript)
-    if move in ITEM_MOVES[state]:
+    if state == "text":
         ITEM_CALLS[move](transcript)
         assert visible(transcript) != before
     else:
         with pytest.raises(IllegalMove):
             ITEM_CALLS[move](transcript)
         assert visible(transcript) == before
+
+
+def test_the_response_can_be_shown_at_any_time(new_id: Callable[[str], str], strict_response: Check) -> None:
+    """Until its end a response is shown with its status and what is finished; then as its last event shows it."""
+    transcript = Transcript(ResponseFacts("resp_1", 1, "m", background=True), new_id)
+    assert transcript.response()["status"] == "queued"
+    transcript.created()
+    transcript.queued()
+    transcript.in_progress()
+    transcript.message("one", "commentary")
+    transcript.open_message("final_answer")
+    shown = transcript.response()
+    strict_response(shown)
+    assert (shown["status"], [item["content"][0]["text"] for item in shown["output"]]) == ("in_progress", ["one"])
+    transcript.abandon_open()
+    last = transcript.completed(USAGE, 5)[0]["response"]
+    assert transcript.response() == last
+    assert len(shown["output"]) == 1
+
+
+def test_a_copy_goes_its_own_way(transcript: Transcript) -> None:
+    """What is tried on a copy is not in the original, nor the other way round."""
+    begun(transcript)
+    transcript.open_message("final_answer")
+    transcript.text_delta(0, "a")
+    before = visible(transcript)
+    copied = transcript.copy()
+    copied.text_delta(0, "b")
+    copied.close_message(0)
+    ended = copied.completed(USAGE, 5)[0]
+    assert visible(transcript) == before
+    transcript.text_delta(0, "c")
+    transcript.close_message(0)
+    assert copied.output[0]["content"][0]["text"] == "ab"
+    assert transcript.output[0]["content"][0]["text"] == "ac"
+    assert transcript.completed(USAGE, 5)[0]["sequence_number"] == ended["sequence_number"]
+    assert copied.final_response() == ended["response"]
 
 
 @pytest.mark.parametrize("end", ["completed", "incomplete", "failed", "cancelled"])

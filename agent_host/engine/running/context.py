@@ -88,7 +88,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         self._check_answers(response_type)
         if self._attempt.call.handlers.responder(request_data, response_type) is None:
             raise WorkflowRunnerException(
-                f"Executor {self._attempt.call.name!r} asks with a {type(request_data).__name__} for a "
+                f"Executor {self.executor_id!r} asks with a {type(request_data).__name__} for a "
                 f"{annotations.name(response_type)}, but has no @response_handler for that pair."
             )
         if request_id is not None and not isinstance(request_id, str):
@@ -109,7 +109,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         self._attempt.refuse_late("add_event")
         if event.type in RESERVED:
             raise WorkflowRunnerException(
-                f"Executor {self._attempt.call.name!r} tells an event of type {event.type!r}, which only the engine does. "
+                f"Executor {self.executor_id!r} tells an event of type {event.type!r}, which only the engine does. "
                 "Use another type, or yield_output for outputs."
             )
         made = event if isinstance(event, WorkflowEvent) else WorkflowEvent(event.type, event.data)
@@ -132,8 +132,9 @@ class WorkflowContext(Generic[OutT, W_OutT]):
 
         For a key with a reducer the value is an update, which the reducer puts together with what is there.
         """
-        self._attempt.refuse_late("set_state")
-        call = self._attempt.call
+        attempt = self._attempt
+        attempt.refuse_late("set_state")
+        call = attempt.call
         try:
             encoded = call.scope.encode_state(key, value)
             if key in call.scope.reducers:
@@ -263,15 +264,12 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             self._attempt.around.emit_delta(self._attempt.call, len(yielded) - 1, text)
 
     def _check_answers(self, response_type: Any) -> None:
-        codec = self._attempt.around.codec
-        lost = (
-            [cls for cls in storable_classes([response_type]) if not codec.allows(cls)]
-            if self._attempt.around.strict
-            else ()
-        )
+        around = self._attempt.around
+        asked = storable_classes([response_type]) if around.strict else ()
+        lost = [cls for cls in asked if not around.codec.allows(cls)]
         if lost:
             raise UnsupportedValueError(
-                f"Executor {self._attempt.call.name!r} asks for a {lost[0].__qualname__}, which could not be restored from a "
+                f"Executor {self.executor_id!r} asks for a {lost[0].__qualname__}, which could not be restored from a "
                 "checkpoint. Name it in a handler's annotation, or call register_checkpoint_type(cls)."
             )
 
@@ -279,7 +277,7 @@ class WorkflowContext(Generic[OutT, W_OutT]):
         self._attempt.refuse_late(verb)
         if self._attempt.around.strict and not self._attempt.around.codec.allows(type(value)):
             raise UnsupportedValueError(
-                f"Executor {self._attempt.call.name!r} calls {verb} with a {type(value).__qualname__}, which no "
+                f"Executor {self.executor_id!r} calls {verb} with a {type(value).__qualname__}, which no "
                 "annotation of the workflow names, so it could not be stored and restored. Make it a dataclass or a "
                 "model named in an annotation, as in WorkflowContext[..., MyType], or call "
                 "register_checkpoint_type(cls)."
