@@ -81,7 +81,7 @@ class Report:
 
 
 async def survey(store: Store, policy: GraphPolicy, definition: Definition, since: float) -> Report:
-    """Look at the head of every session, and at every response since a time in seconds since the epoch."""
+    """Look at the head of every session and conversation, and at every response since a time in seconds."""
     report = Report(definition.name)
     sharing: dict[tuple[str, str], list[SavePoint]] = {}
     for point in await store.save_points(since):
@@ -117,7 +117,8 @@ async def _look(
 def check(target: str, store_url: str | None, days: float, as_json: bool) -> None:
     """Tell which stored conversations a workflow could not continue, before it is deployed.
 
-    Looks at the newest state of every session and at the responses of the last days, in a store that may be in use.
+    Looks at the newest state of every session and conversation, and at the responses of the last days, in a store that
+    may be in use.
     Runs no handler and changes nothing. Ends with 1 if anything could not be continued.
     """
     workflow = load_workflow(target)

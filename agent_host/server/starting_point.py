@@ -19,6 +19,7 @@ from agent_host.messages import ApprovalRequest
 from agent_host.server import questions
 from agent_host.server.host import Host
 from agent_host.server.questions import AnswerItem, Approved
+from agent_host.server.references import Resolved, resolve_references
 from agent_host.stores.records import Conversation, ResumePoint, Waiting
 from agent_host.wire import problems
 from agent_host.wire.input import (
@@ -27,7 +28,6 @@ from agent_host.wire.input import (
     InputFunctionOutput,
     InputItem,
     InputMessage,
-    InputReference,
     read_items,
 )
 from agent_host.wire.request import CreateRequest
@@ -50,6 +50,14 @@ class StartingPoint:
     waiting: Waiting = field(default_factory=Waiting)
 
 
+@dataclass(frozen=True, slots=True)
+class _Implied:
+    """What a request without ids continues, and what it brings there."""
+
+    commit: str
+    items: tuple[InputItem, ...]
+
+
 async def find(host: Host, user: str, request: CreateRequest) -> StartingPoint:
     """Look up where the turn of a request starts. Raises the `Problem` of whatever it names that is not there."""
     read = _read_at_once(host, request.items)
@@ -63,9 +71,12 @@ async def find(host: Host, user: str, request: CreateRequest) -> StartingPoint:
             raise problems.conversation_not_found(request.conversation)
         commit_id = conversation.head or commit_id
         waiting = await host.store.waiting_items(user, conversation.id)
-    items = await _resolved(host, user, request.items)
+    resolved = await resolve_references(host.store, user, request.items)
+    items = resolved.items
     if request.previous_response_id is None and conversation is None:
-        commit_id = await _implied_commit(host, user, request.items) or commit_id
+        implied = await _implied(host, user, request.items, resolved)
+        if implied is not None:
+            commit_id, items = implied.commit, implied.items
     view = await host.view(user, commit_id)
     if view is None and conversation is not None:
         raise problems.conversation_not_found(conversation.id)
@@ -108,64 +119,19 @@ async def resolve(host: Host, user: str, response_id: str) -> ResumePoint:
     return point
 
 
-# --- What items stand for ------------------------------------------------------------------------------------------
+# --- What a request without ids continues --------------------------------------------------------------------------
 
 
-async def _resolved(host: Host, user: str, items: Sequence[InputItem]) -> tuple[InputItem, ...]:
-    """The items, with those in the place of a reference or a compaction that it stands for."""
-    references = [item.id for item in items if isinstance(item, InputReference)]
-    holders = await host.store.find_items(user, references) if references else {}
-    found: list[InputItem] = []
-    for item in items:
-        if isinstance(item, InputReference):
-            if item.id not in holders:
-                raise problems.item_not_found(item.id)
-            found.extend(read_items([item_in(holders[item.id], item.id)], item.path))
-        elif isinstance(item, InputCompaction):
-            compaction = await host.store.read_compaction(user, item.encrypted_content)
-            if compaction is None:
-                raise problems.unknown_compaction(item.path)
-            found.extend(read_items(msgspec.json.decode(compaction.items), item.path))
-        else:
-            found.append(item)
-    return _without_repetitions(found)
-
-
-def item_in(holders: Sequence[bytes], item_id: str) -> dict[str, Any]:
-    """The item of this id in what the store says holds it. Raises `Problem` if it is not there."""
-    for holder in holders:
-        held = msgspec.json.decode(holder)
-        listed = held if isinstance(held, list) else held.get("output", [held])
-        for item in listed:
-            if item.get("id") == item_id:
-                found: dict[str, Any] = item
-                return found
-    raise problems.item_not_found(item_id)
-
-
-def _without_repetitions(items: Sequence[InputItem]) -> tuple[InputItem, ...]:
-    """The items, each id once. Clients repeat items; two different ones under one id are a fault."""
-    seen: dict[str, InputItem] = {}
-    kept: list[InputItem] = []
-    for item in items:
-        identifier = getattr(item, "id", None)
-        if identifier is None:
-            kept.append(item)
-        elif identifier not in seen:
-            seen[identifier] = item
-            kept.append(item)
-        elif type(item) is not type(seen[identifier]):
-            raise problems.duplicate_item(identifier)
-    return tuple(kept)
-
-
-async def _implied_commit(host: Host, user: str, items: Sequence[InputItem]) -> str | None:
-    """The commit that a request without ids continues from by what its items are, if there is one."""
-    if items and isinstance(items[0], InputCompaction):
-        compaction = await host.store.read_compaction(user, items[0].encrypted_content)
-        return compaction.commit if compaction is not None else None
-    answer = _last_answer(items)
-    return await host.store.find_call(user, questions.call_id_of(answer)) if answer is not None else None
+async def _implied(host: Host, user: str, given: Sequence[InputItem], resolved: Resolved) -> _Implied | None:
+    """Where a request that names nothing goes on by what its items are; None for the initial state."""
+    if resolved.commit is not None:
+        # The state knows what was compacted, so only what comes behind it is new.
+        last = max(index for index, item in enumerate(given) if isinstance(item, InputCompaction))
+        behind = await resolve_references(host.store, user, given[last + 1 :])
+        return _Implied(resolved.commit, behind.items)
+    answer = _last_answer(resolved.items)
+    commit = await host.store.find_call(user, questions.call_id_of(answer)) if answer is not None else None
+    return _Implied(commit, resolved.items) if commit is not None else None
 
 
 def _last_answer(items: Sequence[InputItem]) -> AnswerItem | None:

@@ -117,6 +117,8 @@ def _again(transcript: Transcript, index: int, entry: int, source: _Source) -> l
     if entry not in _MOVE_OF:
         raise IllegalMove(f"The journal is not of this response: no entry is {entry}.")
     name = _MOVE_OF[entry]
+    if name == "done":
+        return [transcript.done(index, **found(source.item))]
     return [transcript.move(index, name, source.annotation() if name == "annotation" else None)]
 
 
@@ -153,8 +155,9 @@ def _legal(transcript: Transcript, event: Event) -> list[Event]:
     index = event["output_index"]
     if type == events.ITEM_DONE:
         final = event["item"]
-        given_up = transcript.draft(index)
-        return transcript.abandon(index) if abandoned(given_up) == final else transcript.close(index, **found(final))
+        if abandoned(transcript.draft(index)) == final:
+            return transcript.abandon(index)
+        return [transcript.done(index, **found(final))]
     for name in transcript.moves(index):
         move = MOVES[name]
         if move.event.format(kind=transcript.draft(index)["type"]) == type:

@@ -87,7 +87,7 @@ _FIRST_MOVE = -8  # below it the moves themselves, by their places in their tabl
 MOVE_ENTRIES: Mapping[str, int] = {
     name: _FIRST_MOVE - place
     for place, (name, move) in enumerate(MOVES.items())
-    if move.says != "delta" and name not in ("done", "abandon")
+    if move.says != "delta" and name != "abandon"
 }
 
 _OPENED: Mapping[Phase, int] = {"final_answer": OPENED, "commentary": OPENED_COMMENTARY}
@@ -268,12 +268,7 @@ class Transcript:
 
     def close(self, index: int, **late: Any) -> list[Event]:
         """Ends an item of any kind: tells what is left of it. `late` are the fields that its end tells alone."""
-        item = self._item(index)
-        if not item.is_open:
-            raise IllegalMove(f"No 'close' may come for item {index}: it is '{item.state}'.")
-        unknown = late.keys() - FOUND[item.draft["type"]]
-        if unknown:
-            raise IllegalMove(f"The end of a {item.draft['type']} does not tell {sorted(unknown)}.")
+        item = self._open_item(index, late)
         told = []
         while (move := next(iter(item.moves[item.state]))) != "done":
             told.append(item.take(move, self._numbers(1)))
@@ -281,9 +276,7 @@ class Transcript:
 
     def abandon(self, index: int) -> list[Event]:
         """Takes an item back whose attempt failed; the next attempt opens an item of its own."""
-        item = self._item(index)
-        if not item.is_open:
-            raise IllegalMove(f"No 'abandon' may come for item {index}: it is '{item.state}'.")
+        item = self._open_item(index, {})
         return [self._ended(item, item.abandon(), ABANDONED)]
 
     def abandon_open(self) -> list[Event]:
@@ -312,10 +305,17 @@ class Transcript:
     def move(self, index: int, name: str, added: Any = None) -> Event:
         """Makes one of the moves of `ITEM_MOVES` that neither end the item nor add a piece of text."""
         item = self._item(index)
-        if name not in item.moves[item.state] or name not in MOVE_ENTRIES:
+        if name not in item.moves[item.state] or name not in MOVE_ENTRIES or name == "done":
             raise IllegalMove(f"No '{name}' may come for item {index}: it is '{item.state}'.")
         self.journal.append((index, MOVE_ENTRIES[name]))
         return item.take(name, self._numbers(1), added)
+
+    def done(self, index: int, **late: Any) -> Event:
+        """Ends an item of which nothing else needs to be told, as `close` does."""
+        item = self._open_item(index, late)
+        if "done" not in item.moves[item.state]:
+            raise IllegalMove(f"No 'done' may come for item {index}: it is '{item.state}'.")
+        return self._ended(item, item.done(sendable_value(late)), MOVE_ENTRIES["done"])
 
     # --- Items, whole -------------------------------------------------------------------------------------------
 
@@ -426,6 +426,15 @@ class Transcript:
         self._state = after
         self._final = response
         return [events.of_response(type, self._numbers(1), self.final_response())]
+
+    def _open_item(self, index: int, late: Mapping[str, Any]) -> OpenItem:
+        item = self._item(index)
+        if not item.is_open:
+            raise IllegalMove(f"Nothing may come for item {index}: it is '{item.state}'.")
+        unknown = late.keys() - FOUND[item.draft["type"]]
+        if unknown:
+            raise IllegalMove(f"The end of a '{item.draft['type']}' does not tell {', '.join(sorted(unknown))}.")
+        return item
 
     def _add(self, draft: Item, entry: int) -> OpenItem:
         item = OpenItem(len(self._items), draft)

@@ -19,6 +19,7 @@ from agent_host.engine.migration.graph_policy import GraphPolicy
 from agent_host.engine.storage.checkpoint_storage import CheckpointStorage
 from agent_host.engine.view import View
 from agent_host.stores import ResponseRecord, SavePoint, Store
+from agent_host.stores.records import Conversation, ConversationMove
 from tests.engine.older import NAME, chain, keeper, record, taker
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -96,6 +97,20 @@ async def test_sessions_of_every_user_and_responses_of_the_last_days(store: Stor
     await respond(store, "resp_new", commit, age=86_400, user="alice")
     assert (await look(store, keeper("a", "count", 0))).checked == 3
     assert (await look(store, keeper("a", "count", 0), days=30)).checked == 4
+
+
+async def test_a_conversation_is_looked_at_however_old_it_is(store: Store) -> None:
+    """The commit that it stands at is a save point of its own, and a problem there names the conversation."""
+    commit = await talk(store, keeper("a", "count", 0, 1), user="alice")
+    await store.create_conversation("alice", Conversation("conv_1", 0, b""), [])
+    stored = ResponseRecord("resp_1", None, commit, commit, "conv_1", "completed", 0, 0, b"", b"", b"")
+    await store.finish("alice", stored, (), move=ConversationMove("conv_1", None))
+    assert (await look(store, keeper("a", "count", 0))).checked == 2  # the other is the session's head
+    report = await look(store, keeper("a", "other", 0))
+    assert [finding.count for finding in report.findings.values()] == [2]
+    assert "conversation conv_1" in shown(
+        Report(NAME, damaged=[(SavePoint("alice", "conversation", "conv_1", NAME, "chk"), "gone")], stuck=1)
+    )
 
 
 async def test_problems_are_counted_by_executor_with_an_example(store: Store) -> None:

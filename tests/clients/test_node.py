@@ -58,7 +58,7 @@ def outcomes(installed: None, host: HostProcess, tmp_path_factory: pytest.TempPa
     options = ["--test-reporter=junit", f"--test-reporter-destination={report}", f"--test-timeout={ONE_TEST}"]
     run = subprocess.run(
         ["node", "--test", *options, *FILES],
-        cwd=FOLDER, env={**os.environ, "AGENT_HOST_URL": host.base_url},
+        cwd=FOLDER, env={**os.environ, "AGENT_HOST_URL": f"{host.base_url}/v1"},
         capture_output=True, text=True, timeout=RUN, check=False,
     )  # fmt: skip
     assert report.exists(), run.stdout + run.stderr

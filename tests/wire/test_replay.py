@@ -258,6 +258,10 @@ def accumulated(told: list[dict[str, Any]]) -> dict[str, Any]:
         heard = [event.sequence_number for event in events]
         assert heard == list(range(len(told)))
         response: dict[str, Any] = events.get_final_response().to_dict(mode="json")
+    for item in response["output"]:
+        for parsed in [item, *(item.get("content") or [])]:
+            parsed.pop("parsed", None)
+            parsed.pop("parsed_arguments", None)
     return response
 
 

@@ -81,7 +81,7 @@ def test_a_response_moves_as_its_table_says(new_id: Callable[[str], str], state:
 @pytest.mark.parametrize("move", ITEM_CALLS)
 @pytest.mark.parametrize("state", ["absent", *ITEM_WAYS])
 def test_only_a_message_that_is_open_moves(transcript: Transcript, state: str, move: str) -> None:
-    """A message takes text until it is closed or taken back; before and after, every move raises and changes nothing."""
+    """A message takes text until it is closed or taken back; else every move raises and changes nothing."""
     begun(transcript)
     if state != "absent":
         transcript.open_message("commentary")

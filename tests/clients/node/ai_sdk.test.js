@@ -92,7 +92,8 @@ test("ai with openai continues a response by its id", async () => {
   const model = models.openai;
   const one = await generateText({ model, prompt: "one", maxRetries: 0 });
   const previousResponseId = one.providerMetadata.openai.responseId;
-  const two = await generateText({ model, prompt: "two", providerOptions: { openai: { previousResponseId } }, maxRetries: 0 });
+  const providerOptions = { openai: { previousResponseId } };
+  const two = await generateText({ model, prompt: "two", providerOptions, maxRetries: 0 });
   assert.equal(two.text, "2: user two");
 });
 
