@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from agent_host.engine.events import CustomEvent as CustomEvent
     from agent_host.engine.events import WorkflowErrorDetails as WorkflowErrorDetails
     from agent_host.engine.events import WorkflowEvent as WorkflowEvent
+    from agent_host.engine.events import WorkflowEventSource as WorkflowEventSource
     from agent_host.engine.events import WorkflowEventType as WorkflowEventType
     from agent_host.engine.events import WorkflowRunResult as WorkflowRunResult
     from agent_host.engine.events import WorkflowRunState as WorkflowRunState
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from agent_host.engine.functional.step_wrapper import step as step
     from agent_host.engine.graph.edges import Case as Case
     from agent_host.engine.graph.edges import Default as Default
+    from agent_host.engine.graph.edges import EdgeCondition as EdgeCondition
     from agent_host.engine.graph.graph import WorkflowWarning as WorkflowWarning
     from agent_host.engine.history import CheckpointInfo as CheckpointInfo
     from agent_host.engine.migration.salvage import StoredObject as StoredObject
@@ -109,6 +111,7 @@ _HOMES = {
     "WorkflowRunResult": "engine.events",
     "WorkflowRunState": "engine.events",
     "WorkflowErrorDetails": "engine.events",
+    "WorkflowEventSource": "engine.events",
     "WorkflowEventType": "engine.events",
     "Executor": "engine.executors.executor",
     "FunctionExecutor": "engine.executors.executor",
@@ -118,6 +121,7 @@ _HOMES = {
     "WorkflowViz": "engine.drawing.workflow_viz",
     "Case": "engine.graph.edges",
     "Default": "engine.graph.edges",
+    "EdgeCondition": "engine.graph.edges",
     "WorkflowWarning": "engine.graph.graph",
     "FunctionalWorkflow": "engine.functional.functional_workflow",
     "FunctionalWorkflowDefinition": "engine.functional.functional_workflow",

@@ -21,6 +21,7 @@ from agent_host.wire.sse import Decoder
 
 _PIECE = 65_536
 _SHOWN = 200
+_REMEDY = "\nStart a server with `agent-host serve FILE:workflow`, or name its address with --url."
 _CONNECTIONS: Mapping[str, type[HTTPConnection]] = {"http": HTTPConnection, "https": HTTPSConnection}
 
 Events = Generator[dict[str, Any], None, None]
@@ -89,10 +90,11 @@ class Client:
     def _whole(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         with self._answer(method, path, body, self._patience.answer) as answer:
             text = answer.read()
-        try:
-            return msgspec.json.decode(text, type=dict[str, Any])
-        except msgspec.DecodeError:
-            raise self._foreign(text) from None
+        with contextlib.suppress(msgspec.DecodeError):
+            response = msgspec.json.decode(text, type=dict[str, Any])
+            if response.get("object") == "response":
+                return response
+        raise self._foreign(text)
 
     def _events(self, method: str, path: str, body: Mapping[str, Any] | None) -> Events:
         decoder = Decoder()
@@ -109,7 +111,7 @@ class Client:
     def _answer(self, method: str, path: str, body: Mapping[str, Any] | None, silence: float) -> Iterator[HTTPResponse]:
         connection = self._connection(self._host, self._port, timeout=self._patience.connection)
         try:
-            with self._losses("Nothing answers at"):
+            with self._losses("Nothing answers at", _REMEDY):
                 connection.connect()
             opened: socket.socket = connection.sock
             opened.settimeout(silence)
@@ -126,12 +128,12 @@ class Client:
             connection.close()
 
     @contextlib.contextmanager
-    def _losses(self, what: str) -> Iterator[None]:
+    def _losses(self, what: str, remedy: str = "") -> Iterator[None]:
         try:
             yield
         except (OSError, HTTPException) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise ServerUnreachableError(f"{what} {self._url}: {why}.") from None
+            raise ServerUnreachableError(f"{what} {self._url}: {why}.{remedy}") from None
 
     def _refusal(self, status: int, text: bytes) -> RequestRefusedError:
         try:

@@ -108,9 +108,7 @@ class Dialogue:
         except ServerUnreachableError as loss:
             raise self._lost(seen, loss) from None
         except KeyboardInterrupt:
-            if seen.get("background"):
-                self.view.end()
-                note(f"{seen['id']} goes on. See it with: {self._shown_by(seen)}")
+            self._left(seen)
             raise
         finally:
             self.view.end()
@@ -147,36 +145,44 @@ class Dialogue:
     def _shown_by(self, response: Response) -> str:
         return self.command(f"--previous {response['id']}")
 
+    def _left(self, response: Response) -> None:
+        """Somebody does not want to wait any longer."""
+        self.view.end()
+        if response.get("background"):
+            note(f"{response['id']} goes on. See it with: {self._shown_by(response)}")
+
     def _wait(self, response: Response) -> Response:
         """The response when it has ended."""
-        while response.get("status") in _RUNNING:
-            self.sleep(POLL)
-            response = self.client.retrieve(response["id"])
+        try:
+            while response.get("status") in _RUNNING:
+                self.sleep(POLL)
+                response = self.client.retrieve(response["id"])
+        except KeyboardInterrupt:
+            self._left(response)
+            raise
         return response
 
     # --- Questions --------------------------------------------------------------------------------------------------
 
     def _go_on(self, response: Response, given: Mapping[str, str], text: str | None) -> int:
+        """Answer what a response asks, from `given` or from whoever sits at the terminal, and so on to the end."""
+        answered: Response | None = None
         while response.get("status") == "completed" and (questions := questions_of(response)):
             missing = [question for question in questions if question.id not in given]
             asked = self._ask(missing) if self.asks else {}
             if len(asked) < len(missing):
                 self._tell_how_to_answer(response, questions)
                 return QUESTIONS_OPEN
-            answers = {**given, **asked}
+            items = _items(questions, {**given, **asked}, text)
             try:
-                items = [question.answer(answers[question.id]) for question in questions]
-                said = [{"type": "message", "role": "user", "content": text}] if text is not None else []
-                response = self._turn({"input": [*items, *said], **_place(response)})
+                answered, response = response, self._turn({"input": items, **_place(response)})
             except RequestRefusedError as error:
                 if not asked or error.status != 400:
                     raise
                 note(str(error))  # and whoever gave the answer is asked again
-            except ValueError as error:
-                raise click.UsageError(str(error)) from None
             else:
                 given, text = {}, None
-        return self._told(response)
+        return self._told(response, answered)
 
     def _ask(self, questions: list[Question]) -> dict[str, str]:
         """The answers of whoever sits at the terminal, fewer if there were none."""
@@ -197,18 +203,31 @@ class Dialogue:
         command = self.command(f"--previous {response['id']} {answers}")
         note(f"Answer with: {command}")
 
-    def _told(self, response: Response) -> int:
-        """Tell how the response has ended and how to continue it; returns the exit code."""
-        status, place = response.get("status"), _place(response)
-        if status != "completed":
-            why = (response.get("error") or {}).get("message") or (response.get("incomplete_details") or {}).get(
-                "reason"
-            )
-            note(f"The response is {status}{f': {why}' if why else ''}.")
-        option = "conversation" if "conversation" in place else "previous"
-        (id,) = place.values()
-        note(f"{response['id']}  Continue with: {self.command(f'--{option} {id} TEXT')}")
-        return COMPLETED if status == "completed" else NOT_COMPLETED
+    def _told(self, response: Response, answered: Response | None) -> int:
+        """Tell how the response has ended and how to go on; returns the exit code.
+
+        `answered` is the response whose questions it answers. If it has failed, they are open still.
+        """
+        completed = response.get("status") == "completed"
+        if not completed:
+            error, details = response.get("error") or {}, response.get("incomplete_details") or {}
+            why = error.get("message") or details.get("reason")
+            note(f"The response is {response.get('status')}{f': {why}' if why else ''}.")
+        if answered is not None and not completed:
+            note(f"{response['id']}  Answer again with: {self._shown_by(answered)}")
+        else:
+            conversation = response.get("conversation")
+            place = f"--conversation {conversation['id']}" if conversation else f"--previous {response['id']}"
+            note(f"{response['id']}  Continue with: {self.command(f'{place} TEXT')}")
+        return COMPLETED if completed else NOT_COMPLETED
+
+
+def _items(questions: list[Question], answers: Mapping[str, str], text: str | None) -> list[dict[str, Any]]:
+    try:
+        items = [question.answer(answers[question.id]) for question in questions]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return items if text is None else [*items, {"type": "message", "role": "user", "content": text}]
 
 
 def _place(response: Response) -> dict[str, str]:

@@ -123,9 +123,7 @@ def invoke(
     try:
         sys.exit(_run(dialogue, _read(text), previous, conversation, answers))
     except ServerUnreachableError as error:
-        raise _UnreachableServer(
-            f"{error}\nStart a server with `agent-host serve FILE:workflow`, or name its address with --url."
-        ) from None
+        raise _UnreachableServer(str(error)) from None
 
 
 def _run(

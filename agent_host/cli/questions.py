@@ -31,11 +31,10 @@ class Question:
             only = next(iter(asked.values())) if isinstance(asked, dict) and len(asked) == 1 else asked
             if isinstance(only, str):
                 return only
-        lines = (
-            [f"{name}: {_plain(value)}" for name, value in asked.items()]
-            if isinstance(asked, dict)
-            else [_plain(asked)]
-        )
+        if isinstance(asked, dict):
+            lines = [f"{name}: {_plain(value)}" for name, value in asked.items()]
+        else:
+            lines = [_plain(asked)]
         return "\n  ".join([self.name, *lines])
 
     def answer(self, value: str) -> dict[str, Any]:
@@ -63,9 +62,9 @@ def questions_of(response: Mapping[str, Any]) -> list[Question]:
     for item in output:
         kind, name, arguments = item.get("type"), item.get("name", ""), item.get("arguments", "")
         if kind == "function_call":
-            found.append(Question(item["call_id"], name, arguments))
+            found.append(Question(item.get("call_id", ""), name, arguments))
         elif kind == "mcp_approval_request":
-            found.append(Question(item["id"], name, arguments, is_approval=True))
+            found.append(Question(item.get("id", ""), name, arguments, is_approval=True))
     return [question for question in found if question.id not in answered]
 
 

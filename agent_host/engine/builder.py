@@ -9,8 +9,8 @@ from agent_host.engine.definition import Declaration, OutputDesignation
 from agent_host.engine.executors.executor import Executor
 from agent_host.engine.graph.edges import (
     Case,
-    Condition,
     Default,
+    EdgeCondition,
     EdgeGroup,
     FanIn,
     FanOut,
@@ -122,7 +122,7 @@ class WorkflowBuilder:
         return builder
 
     def add_edge(
-        self, source: Node, target: Node, condition: Condition | None = None, *, label: str | None = None
+        self, source: Node, target: Node, condition: EdgeCondition | None = None, *, label: str | None = None
     ) -> "WorkflowBuilder":
         """Connect two executors; with a condition only messages for which it holds pass.
 

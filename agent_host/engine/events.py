@@ -33,6 +33,13 @@ class WorkflowRunState(enum.StrEnum):
     CANCELLED = "CANCELLED"
 
 
+class WorkflowEventSource(enum.StrEnum):
+    """Who tells an event: the engine, or the handler of an executor."""
+
+    FRAMEWORK = "FRAMEWORK"
+    EXECUTOR = "EXECUTOR"
+
+
 @dataclass(frozen=True, slots=True)
 class WorkflowErrorDetails:
     """An exception as data. `traceback` is text for a log, never for a client."""
@@ -85,6 +92,12 @@ class WorkflowEvent(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     output: OutputKey | None = None
     streamed: bool = False
     intermediate: bool = False
+
+    @property
+    def origin(self) -> WorkflowEventSource:
+        """Who tells it. A handler tells events of its own; what it yields, asks or fails with is told by the engine."""
+        own = self.type not in RESERVED and self.executor_id is not None
+        return WorkflowEventSource.EXECUTOR if own else WorkflowEventSource.FRAMEWORK
 
     @property
     def source_executor_id(self) -> str | None:

@@ -2,40 +2,31 @@
 
 Rule 1: a session has one run at a time. The claim belongs to the run: only its owner gives it back, and a run that
         was dropped before it began has claimed nothing.
-Rule 2: nothing about a run is kept here; what a session is stands in its head commit. Sessions without a storage live
-        here until `reset`.
+Rule 2: nothing about a run or a session is kept here; where sessions stand is in `sessions.py`.
 """
 
+import json
 import logging
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, overload
 
-from agent_host.engine.cells import QUEUE, split_nested
-from agent_host.engine.checkpoint import Commit
 from agent_host.engine.claims import Claims
 from agent_host.engine.definition import Declaration, Definition, OutputDesignation, capture
 from agent_host.engine.events import WorkflowEvent, WorkflowRunResult, WorkflowRunState
 from agent_host.engine.executors.executor import Executor
 from agent_host.engine.graph.graph import Graph
 from agent_host.engine.graph.graph_data import workflow_to_data
-from agent_host.engine.history import CheckpointInfo, ancestors, next_executors
-from agent_host.engine.running.lane import Lane, Unfinished
-from agent_host.engine.running.notes import Notes
+from agent_host.engine.history import CheckpointInfo, next_executors
+from agent_host.engine.running import requests
+from agent_host.engine.running.lane import Lane
 from agent_host.engine.running.response_stream import Reader, ResponseStream
-from agent_host.engine.running.runner import Durability, OnCheckpointError, Run, RunOptions, new_commit_id
+from agent_host.engine.running.runner import Durability, OnCheckpointError, Run, RunOptions
 from agent_host.engine.serialization.codec import Codec
-from agent_host.engine.storage.checkpoint_storage import CheckpointStorage, InMemoryCheckpointStorage
-from agent_host.engine.storage.head_publisher import HeadPublisher, blobs_with_root, head_view, root_view
-from agent_host.engine.view import View, read_view
-from agent_host.errors import (
-    CheckpointNotFoundError,
-    WorkflowCheckpointException,
-    WorkflowConflictError,
-    WorkflowException,
-    WorkflowValidationError,
-)
+from agent_host.engine.sessions import LiveSessions, Sessions, StoredSessions
+from agent_host.engine.storage.checkpoint_storage import CheckpointStorage, storage_given
+from agent_host.errors import WorkflowValidationError
 
 DEFAULT_SESSION = "default"
 UNNAMED = "workflow"
@@ -50,18 +41,6 @@ class _Nothing:
 _NOTHING: Any = _Nothing()
 
 
-@dataclass(slots=True)
-class _Session:
-    """A session that lives in this process only: where it stands, what it has not finished, and how far that is.
-
-    `unfinished` is None where it stands in the cells of the view.
-    """
-
-    view: View
-    unfinished: Unfinished | None
-    notes: Notes | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class _Request:
     """The arguments of one `run` call."""
@@ -70,7 +49,7 @@ class _Request:
     responses: Mapping[str, Any] | None
     session_id: str
     checkpoint_id: str | None
-    storage: CheckpointStorage | None
+    sessions: Sessions
     options: RunOptions
     include_status_events: bool
 
@@ -110,8 +89,7 @@ class Workflow:
         self._storage = storage
         self._definition: Definition | None = None
         self._claims = Claims(declaration.name)
-        self._sessions: dict[str, _Session] = {}
-        self._pinned = InMemoryCheckpointStorage(codec)
+        self._live = LiveSessions()
         self._status = WorkflowRunState.IDLE
 
     def __repr__(self) -> str:
@@ -170,7 +148,7 @@ class Workflow:
         )  # fmt: skip
         given = _NOTHING if message is None and not self.get_start_executor().can_handle(None) else message
         request = _Request(
-            given, responses, session_id, checkpoint_id, self._storage_for(checkpoint_storage), options,
+            given, responses, session_id, checkpoint_id, self._sessions_in(checkpoint_storage), options,
             include_status_events,
         )  # fmt: skip
         if stream:
@@ -190,52 +168,24 @@ class Workflow:
             if sink is not None:
                 sink(event)
 
-        key = (id(request.storage), request.session_id)
+        key = request.sessions.key(request.session_id)
         claim = await self._claims.take(key, stream)
         try:
-            run, publisher = await self._open(await self.definition(), request, hear)
-            await self._drive(run, request)
+            opened = await request.sessions.open(await self.definition(), request.session_id, request.checkpoint_id)
+            lane, publisher = opened.lane, opened.publisher
+            await self._drive(opened.run(request.options, hear), request)
             if publisher is not None and request.checkpoint_id:
-                await publisher.stand_at(run.lane.view.commit_id)
+                await publisher.stand_at(lane.view.commit_id)
             return WorkflowRunResult(
                 events, session_id=request.session_id,
-                checkpoint_id=run.lane.view.commit_id if publisher is not None else None,
+                checkpoint_id=lane.view.commit_id if publisher is not None else None,
                 include_status=request.include_status_events,
             )  # fmt: skip
         finally:
             self._claims.give_back(key, claim)
 
-    async def _open(
-        self, definition: Definition, request: _Request, hear: Callable[[WorkflowEvent], None]
-    ) -> tuple[Run, HeadPublisher | None]:
-        """Find where the session stands, and materialise it."""
-        storage, session_id, options = request.storage, request.session_id, request.options
-        publisher, live, notes = None, None, None
-        if storage is None:
-            session = self._sessions.get(session_id)
-            view = session.view if session else root_view(definition.root)
-            read = blobs_with_root(definition.root, self._pinned.log.blobs)
-            if request.checkpoint_id:
-                view = await self._pinned_view(definition, request.checkpoint_id)
-            elif session is not None:
-                live, notes = session.unfinished, session.notes
-        else:
-            storage.bind(definition.codec)
-            log = storage.log
-            head, view = await head_view(log, self.name, session_id, definition.root)
-            if request.checkpoint_id:
-                view = await self._view_at(definition, storage, request.checkpoint_id)
-                options = replace(options, branch=view.commit_id != head)
-            publisher = HeadPublisher(log, session_id, head, definition.root)
-            read = blobs_with_root(definition.root, log.blobs)
-        lane = await Lane.open(session_id, definition, view, read, stored=storage is not None, live=live)
-        run = Run(lane, publisher, hear, options)
-        if notes is not None:
-            run.calls.notes = notes
-        return run, publisher
-
     async def _drive(self, run: Run, request: _Request) -> None:
-        """Feed the run, let it come to rest, and note where the session stands if it lives in this process."""
+        """Feed the run, let it come to rest, and note where that leaves the session."""
         try:
             if request.message is not _NOTHING:
                 await run.start(request.message)
@@ -255,28 +205,7 @@ class Workflow:
         finally:
             if request.session_id == DEFAULT_SESSION:
                 self._status = run.state
-            if request.storage is None and run.moved:
-                self._sessions[request.session_id] = _Session(run.lane.view, run.settled, run.calls.notes)
-            elif request.storage is None and request.session_id in self._sessions:
-                self._sessions[request.session_id].notes = run.calls.notes
-
-    async def _view_at(self, definition: Definition, storage: CheckpointStorage, checkpoint_id: str) -> View:
-        if checkpoint_id == definition.root.id:
-            return root_view(definition.root)
-        commit, view = await read_view(storage.log.chain, checkpoint_id)
-        if commit.workflow != self.name:
-            raise WorkflowCheckpointException(
-                f"The checkpoint {checkpoint_id!r} belongs to the workflow {commit.workflow!r}, not to {self.name!r}."
-            )
-        return view
-
-    async def _pinned_view(self, definition: Definition, checkpoint_id: str) -> View:
-        try:
-            return await self._view_at(definition, self._pinned, checkpoint_id)
-        except CheckpointNotFoundError:
-            raise CheckpointNotFoundError(
-                f"There is no checkpoint {checkpoint_id!r} in this process; pass the checkpoint_storage that holds it."
-            ) from None
+            request.sessions.leave(request.session_id, run)
 
     # --- Checkpoints ---
 
@@ -288,37 +217,9 @@ class Workflow:
         Costs nothing but the root commit of a new session. Refused with `WorkflowBusyError` during a run, and with
         `WorkflowCheckpointException` while messages are queued; open requests are part of the checkpoint.
         """
-        storage = self._storage_for(checkpoint_storage)
-        async with self._claims.idle((id(storage), session_id)):
-            definition = await self.definition()
-            if storage is None:
-                return await self._pin(definition, session_id)
-            storage.bind(definition.codec)
-            head, view = await head_view(storage.log, self.name, session_id, definition.root)
-            if any(split_nested(key)[1].startswith(QUEUE) for key in view.cells):
-                raise self._queued(session_id)
-            await HeadPublisher(storage.log, session_id, head, definition.root).stand_at(view.commit_id)
-            return view.commit_id
-
-    async def _pin(self, definition: Definition, session_id: str) -> str:
-        """Keep what an in-process session holds under an id."""
-        session = self._sessions.get(session_id)
-        if session is None:
-            return definition.root.id
-        read = blobs_with_root(definition.root, self._pinned.log.blobs)
-        lane = await Lane.open(session_id, definition, session.view, read, live=session.unfinished)
-        if lane.queued:
-            raise self._queued(session_id)
-        await lane.settle()
-        made = lane.commit("manual", new_commit_id, lambda: 0.0, steps=0)
-        if made is not None:
-            lane.accept(made)
-            session.view = lane.view
-        view = session.view
-        if view.commit_id != definition.root.id and not await self._pinned.log.chain(view.commit_id):
-            whole = _whole_commit(definition, session_id, view, made)
-            await self._pinned.log.commit([whole], await self._pinned.log.head(self.name, session_id))
-        return view.commit_id
+        sessions = self._sessions_in(checkpoint_storage)
+        async with self._claims.idle(sessions.key(session_id)):
+            return await sessions.pin(await self.definition(), session_id)
 
     async def reset(
         self, session_id: str = DEFAULT_SESSION, *, checkpoint_storage: CheckpointStorage | None = None
@@ -327,19 +228,9 @@ class Workflow:
 
         Its earlier checkpoints stay and can be run from. Refused with `WorkflowBusyError` during a run.
         """
-        storage = self._storage_for(checkpoint_storage)
-        async with self._claims.idle((id(storage), session_id)):
-            definition = await self.definition()
-            root = definition.root
-            read = blobs_with_root(root, storage.log.blobs if storage is not None else None)
-            lane = await Lane.open(session_id, definition, root_view(root), read)  # all that can fail comes first
-            if storage is None:
-                self._sessions.pop(session_id, None)
-            else:
-                head = await storage.log.head(self.name, session_id)
-                if head is not None:
-                    await HeadPublisher(storage.log, session_id, head, root).stand_at(root.id)
-            self._show(lane)
+        sessions = self._sessions_in(checkpoint_storage)
+        async with self._claims.idle(sessions.key(session_id)):
+            self._show(await sessions.reset(await self.definition(), session_id))
         if session_id == DEFAULT_SESSION:
             self._status = WorkflowRunState.IDLE
 
@@ -347,8 +238,7 @@ class Workflow:
         self, session_id: str = DEFAULT_SESSION, *, checkpoint_storage: CheckpointStorage | None = None
     ) -> str | None:
         """The head of a session in its storage; None if there is none."""
-        storage = self._storage_for(checkpoint_storage)
-        return await storage.log.head(self.name, session_id) if storage is not None else None
+        return await self._sessions_in(checkpoint_storage).head(self.name, session_id)
 
     async def fork(
         self, checkpoint_id: str, session_id: str, *, checkpoint_storage: CheckpointStorage | None = None
@@ -357,24 +247,9 @@ class Workflow:
 
         Copies nothing. Refused with `WorkflowConflictError` if the session exists already.
         """
-        storage = self._storage_for(checkpoint_storage)
-        async with self._claims.idle((id(storage), session_id)):
-            definition = await self.definition()
-            if storage is None:
-                exists = session_id in self._sessions
-                view = await self._pinned_view(definition, checkpoint_id)
-            else:
-                exists = await storage.log.head(self.name, session_id) is not None
-                view = await self._view_at(definition, storage, checkpoint_id)
-            if exists:
-                raise WorkflowConflictError(
-                    f"The session {session_id!r} exists already; fork into a new one, or run it with "
-                    f"checkpoint_id={checkpoint_id!r}."
-                )
-            if storage is None:
-                self._sessions[session_id] = _Session(view, None)
-            else:
-                await HeadPublisher(storage.log, session_id, None, definition.root).stand_at(view.commit_id)
+        sessions = self._sessions_in(checkpoint_storage)
+        async with self._claims.idle(sessions.key(session_id)):
+            await sessions.begin(await self.definition(), session_id, checkpoint_id)
         return checkpoint_id
 
     async def history(
@@ -384,14 +259,7 @@ class Workflow:
 
         Raises `WorkflowCheckpointException` without a storage: a session in this process keeps no past.
         """
-        storage = self._storage_for(checkpoint_storage)
-        if storage is None:
-            raise WorkflowCheckpointException(
-                f"The workflow {self.name!r} has no checkpoint storage, so its sessions have no history. "
-                "Pass checkpoint_storage=InMemoryCheckpointStorage() to the builder."
-            )
-        head = await storage.log.head(self.name, session_id)
-        return [info async for info in ancestors(storage.log, head)] if head is not None else []
+        return await self._sessions_in(checkpoint_storage).history(self.name, session_id)
 
     async def next_executors(
         self,
@@ -404,11 +272,9 @@ class Workflow:
 
         Asks conditions and selections of the graph, and calls no handler.
         """
-        request = _Request(
-            _NOTHING, None, session_id, checkpoint_id, self._storage_for(checkpoint_storage), RunOptions(), False
-        )
-        run, _ = await self._open(await self.definition(), request, lambda event: None)
-        return await next_executors(run.lane)
+        sessions = self._sessions_in(checkpoint_storage)
+        opened = await sessions.open(await self.definition(), session_id, checkpoint_id)
+        return await next_executors(opened.lane)
 
     async def cancel_pending_requests(
         self,
@@ -422,15 +288,15 @@ class Workflow:
         Raises `UnknownRequestError`, and drops nothing, if one of them is not open. Refused with
         `WorkflowBusyError` during a run.
         """
-        storage = self._storage_for(checkpoint_storage)
-        async with self._claims.idle((id(storage), session_id)):
-            request = _Request(_NOTHING, None, session_id, None, storage, RunOptions(), False)
-            run, _ = await self._open(await self.definition(), request, lambda event: None)
-            outward = [name for name, (frame, _) in run.lane.open_requests().items() if frame.outward]
+        sessions = self._sessions_in(checkpoint_storage)
+        async with self._claims.idle(sessions.key(session_id)):
+            opened = await sessions.open(await self.definition(), session_id)
+            run = opened.run(RunOptions(), lambda event: None)
+            outward = [name for name, (frame, _) in opened.lane.open_requests().items() if frame.outward]
             dropped = list(request_ids) if request_ids is not None else outward
             await run.cancel(dropped)
-            if storage is None and dropped:
-                self._sessions[session_id] = _Session(run.lane.view, run.settled)
+            if dropped:
+                sessions.leave(session_id, run)
         if session_id == DEFAULT_SESSION and set(dropped) >= set(outward):
             self._status = WorkflowRunState.IDLE
         return dropped
@@ -442,8 +308,16 @@ class Workflow:
         session_id: str = DEFAULT_SESSION,
         checkpoint_storage: CheckpointStorage | None = None,
     ) -> str | None:
-        """The checkpoint that holds a session's open requests: its head. `request_info` events carry it already."""
-        return await self.get_last_checkpoint_id(session_id, checkpoint_storage=checkpoint_storage)
+        """The checkpoint that holds a session's open requests: its head. `request_info` events carry it already.
+
+        None without a storage. Raises `UnknownRequestError` if one of the requests named is not open.
+        """
+        sessions = self._sessions_in(checkpoint_storage)
+        if not request_ids:
+            return await sessions.head(self.name, session_id)
+        opened = await sessions.open(await self.definition(), session_id)
+        requests.refuse_unknown(opened.lane, request_ids)
+        return opened.lane.view.commit_id if opened.publisher is not None else None
 
     # --- What it is ---
 
@@ -463,6 +337,10 @@ class Workflow:
     def to_dict(self) -> dict[str, Any]:
         """What can be seen of the workflow, as plain JSON; see `WorkflowBuilder.from_dict` for the way back."""
         return workflow_to_data(self)
+
+    def to_json(self) -> str:
+        """The text of `to_dict()`."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
 
     @property
     def outputs(self) -> OutputDesignation:
@@ -493,10 +371,18 @@ class Workflow:
         return self.graph.executors[self.graph.start]
 
     def get_output_executors(self) -> list[Executor]:
-        return [executor for name, executor in self.graph.executors.items() if self.outputs.kind(name) == "output"]
+        return [executor for name, executor in self.graph.executors.items() if self.is_terminal_executor(name)]
 
     def get_intermediate_executors(self) -> list[Executor]:
-        return [one for name, one in self.graph.executors.items() if self.outputs.kind(name) == "intermediate"]
+        return [executor for name, executor in self.graph.executors.items() if self.is_intermediate_executor(name)]
+
+    def is_terminal_executor(self, executor_id: str) -> bool:
+        """Whether what this executor yields is output of the workflow."""
+        return self.outputs.kind(executor_id) == "output"
+
+    def is_intermediate_executor(self, executor_id: str) -> bool:
+        """Whether what this executor yields is a comment on the way."""
+        return self.outputs.kind(executor_id) == "intermediate"
 
     def get_executors_list(self) -> list[Executor]:
         return list(self.graph.executors.values())
@@ -512,19 +398,15 @@ class Workflow:
                 self._definition = made
         return self._definition
 
-    def _storage_for(self, given: CheckpointStorage | None) -> CheckpointStorage | None:
-        if given is not None and not self.declaration.named:
+    def _sessions_in(self, given: CheckpointStorage | None) -> Sessions:
+        """The sessions in a storage, else in the workflow's own, else in this process."""
+        storage = storage_given(given) or self._storage
+        if storage is not None and not self.declaration.named:
             raise WorkflowValidationError(
                 "A workflow with a checkpoint storage needs a name: checkpoints are found by it after a restart. "
                 "Give one to the builder: WorkflowBuilder(name=...)."
             )
-        return given or self._storage
-
-    def _queued(self, session_id: str) -> WorkflowException:
-        return WorkflowCheckpointException(
-            f"Session {session_id!r} has queued messages of a run that did not finish. Continue it with run(), "
-            "or drop it with reset(), then make the checkpoint."
-        )
+        return self._live if storage is None else StoredSessions(storage)
 
     # --- The default session shows in the executors the program made ---
 
@@ -544,11 +426,3 @@ class Workflow:
             log.exception("The executors of workflow %r cannot be shown as of their last checkpoint.", self.name)
         else:
             self._show(lane)
-
-
-def _whole_commit(definition: Definition, session_id: str, view: View, made: Commit | None) -> Commit:
-    return Commit(
-        id=view.commit_id, parent=None, workflow=definition.name, session_id=session_id, kind="manual", seq=view.seq,
-        step=view.step, created_at=0.0, signature=definition.signature, delta=dict(view.cells), complete=True,
-        distance=0, blobs=made.blobs if made else {},
-    )  # fmt: skip

@@ -23,6 +23,10 @@ LEASE = 20.0
 RENEW_EVERY = 5.0
 """Seconds. A turn of a process that has died is taken up after `LEASE` and at most `RENEW_EVERY`."""
 
+EXPIRE_EVERY = 3600.0
+KEPT_FOR = 24 * 3600.0
+"""Seconds that the events of finished background turns, and idempotency keys, are kept."""
+
 TakeUp = Callable[[str, TurnInFlight], Awaitable[None]]
 """Goes on with a turn of a user that nobody works on."""
 
@@ -114,9 +118,13 @@ class BackgroundTurns:
         await self._store.renew(self.owner, [key], self._clock())
 
     async def _keep(self, take_up: TakeUp) -> None:
+        expired_at = -EXPIRE_EVERY
         while True:
             await asyncio.sleep(RENEW_EVERY)
             try:
+                if self._clock() - expired_at >= EXPIRE_EVERY:
+                    expired_at = self._clock()
+                    await self._store.expire(expired_at - KEPT_FOR, expired_at - KEPT_FOR)
                 if self._works:
                     lost = await self._store.renew(self.owner, list(self._works), self._clock() + LEASE)
                     for key in lost & self._works.keys():

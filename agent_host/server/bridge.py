@@ -15,12 +15,13 @@ from agent_host.engine import annotations
 from agent_host.engine.events import RESERVED, OutputKey, WorkflowEvent
 from agent_host.errors import UnsupportedValueError
 from agent_host.foundry.identity import Identity
-from agent_host.messages import FilePart, ImagePart, Message, Part, TextPart, Turn
+from agent_host.messages import Message, Turn
+from agent_host.server.parts import message_of
 from agent_host.server.plain import as_json
 from agent_host.server.questions import Approved, Question
 from agent_host.stores.records import OpenCall
 from agent_host.wire.events import Event
-from agent_host.wire.input import InputFile, InputImage, InputItem, InputMessage, InputRefusal, InputText
+from agent_host.wire.input import InputFile, InputImage, InputItem, InputMessage, InputText
 from agent_host.wire.items import Phase
 from agent_host.wire.problems import Problem, unsupported_input
 from agent_host.wire.request import CreateRequest
@@ -28,13 +29,6 @@ from agent_host.wire.response import ResponseFacts, usage_object
 from agent_host.wire.transcript import Transcript
 
 # --- Inward ------------------------------------------------------------------------------------------------------
-
-_PARTS: Mapping[type, Callable[[Any], Part]] = {
-    InputText: lambda part: TextPart(part.text),
-    InputRefusal: lambda part: TextPart(part.refusal),
-    InputImage: lambda part: ImagePart(url=part.image_url, file_id=part.file_id, detail=part.detail),
-    InputFile: lambda part: FilePart(part.filename, part.file_data, part.file_url, part.file_id),
-}
 
 
 class InputReader:
@@ -69,14 +63,14 @@ class InputReader:
         return self._read(items)
 
     def _messages(self, items: Sequence[InputItem]) -> list[Message]:
-        return [_message(item) for item in items if isinstance(item, InputMessage)]
+        return [message_of(item) for item in items if isinstance(item, InputMessage)]
 
     def _message(self, items: Sequence[InputItem]) -> Message:
         users = [item for item in items if isinstance(item, InputMessage) and item.role == "user"]
         if not users:
             self._refuse_without_user(items)
             return Message("")
-        return _message(users[-1])
+        return message_of(users[-1])
 
     def _text(self, items: Sequence[InputItem]) -> str:
         recent: list[InputMessage] = []
@@ -121,10 +115,6 @@ def _is_model(kind: Any) -> bool:
         and kind is not Message
         and (dataclasses.is_dataclass(kind) or annotations.is_pydantic(kind))
     )
-
-
-def _message(item: InputMessage) -> Message:
-    return Message([_PARTS[type(part)](part) for part in item.parts], item.role)  # type: ignore[arg-type]  # the request has checked the role
 
 
 def turn_of(request: CreateRequest, facts: ResponseFacts, who: Identity) -> Turn:

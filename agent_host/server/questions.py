@@ -22,7 +22,8 @@ from agent_host.engine.definition import Definition
 from agent_host.engine.running import requests
 from agent_host.engine.running.lane import Lane
 from agent_host.errors import WorkflowRunnerException
-from agent_host.messages import ApprovalRequest, ApprovalResponse, FunctionCall
+from agent_host.messages import ApprovalRequest, ApprovalResponse, FunctionCall, Message
+from agent_host.server.parts import parts_of
 from agent_host.server.plain import as_json
 from agent_host.stores.records import OpenCall
 from agent_host.wire import problems
@@ -232,6 +233,9 @@ def _readings(item: AnswerItem, wanted: Any) -> Iterator[Any]:
         yield from (ApprovalResponse(item.approve, item.reason), item.approve)
         yield {"approve": item.approve, "reason": item.reason}
         yield "approved" if item.approve else "denied"
+        return
+    if wanted is Message:
+        yield Message(parts_of(item.output))
         return
     if any(not isinstance(part, InputText) for part in item.output):
         raise problems.unsupported_input(item.path, "an answer with an image or a file", ["text"])

@@ -16,7 +16,7 @@ _SHARED = (
     *("model", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "image", "instructions"),
     *("service_tier", "previous_response_id"),
 )
-_FIELDS: Mapping[str, checks.Check] = {
+FIELDS: Mapping[str, checks.Check] = {
     "input": checks.anything,
     **{name: check for name, check in field_checks(closed=True).items() if name in _SHARED},
 }
@@ -34,7 +34,7 @@ class CompactRequest:
 
 def parse_compact(body: bytes) -> CompactRequest:
     """The request in `body`, or the `Problem` with it. The model must be named, and is not used."""
-    given = read_body(body, _FIELDS, ("model",))
+    given = read_body(body, FIELDS, ("model",))
     items = _READER.read(given["input"]) if "input" in given else ()
     previous = given.get("previous_response_id")
     if not items and previous is None:

@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -192,7 +193,7 @@ def begun(item: Item) -> Item:
     """The item as it is added: without what is told later."""
     kind = item["type"]
     fields, late = BEGUN[kind], LATE.get(kind, frozenset())
-    added = {name: fields.get(name, value) for name, value in item.items() if name not in late}
+    added = {name: copy(fields[name]) if name in fields else value for name, value in item.items() if name not in late}
     return {**added, "status": "in_progress"} if "status" in added else added
 
 

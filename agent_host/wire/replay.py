@@ -136,9 +136,12 @@ def resume(facts: ResponseFacts, told: Iterable[Event], new_id: Callable[[str], 
     """
     transcript = Transcript(facts, new_id)
     for number, event in enumerate(told):
-        again = _legal(transcript, event)
+        try:
+            again = _legal(transcript, event)
+        except (KeyError, TypeError) as fault:
+            raise IllegalMove(f"Event {number} of the log is not one of a transcript: {fault!r}.") from fault
         if again != [event]:
-            raise IllegalMove(f"The log is not one of a transcript: event {number} is not the one that was sent.")
+            raise IllegalMove(f"Event {number} of the log is not the one that was sent.")
     return transcript
 
 

@@ -17,7 +17,7 @@ _SHARED = (
     *("model", "tools", "tool_choice", "text", "reasoning", "parallel_tool_calls", "truncation", "instructions"),
     *("conversation", "previous_response_id"),
 )
-_FIELDS: Mapping[str, checks.Check] = {
+FIELDS: Mapping[str, checks.Check] = {
     "input": checks.anything,
     "personality": checks.text(64),
     **{name: check for name, check in field_checks(closed=True).items() if name in _SHARED},
@@ -39,7 +39,7 @@ class TokenRequest:
 
 def parse_token_request(body: bytes) -> TokenRequest:
     """The request in `body`, or the `Problem` with it."""
-    given = read_body(body, _FIELDS)
+    given = read_body(body, FIELDS)
     items = _READER.read(given["input"]) if "input" in given else ()
     conversation = given.get("conversation")
     if conversation is not None and "previous_response_id" in given:

@@ -15,6 +15,8 @@ from agent_host.wire.events import Event
 from agent_host.wire.response import ResponseFacts
 from agent_host.wire.transcript import Transcript
 
+PATIENCE = 20.0
+
 Handler = http.server.BaseHTTPRequestHandler
 Reply = Callable[[Handler], None]
 
@@ -35,6 +37,13 @@ class Scripted:
     replies: list[Reply]
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
+
+    def until_asked(self, times: int) -> None:
+        """Wait until so many requests have arrived."""
+        end = time.monotonic() + PATIENCE
+        while len(self.asked) < times:
+            assert time.monotonic() < end, f"only {len(self.asked)} requests arrived"
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -90,8 +99,11 @@ def refusal(status: int, message: str) -> Reply:
     )
 
 
-def stream(events: Sequence[Event], *, pause: float = 0.0, comments: int = 0, whole: bool = True) -> Reply:
-    """A stream of events, before each one so many comments. Unless it is whole, it breaks off at the end."""
+def stream(
+    events: Sequence[Event], *, pause: float = 0.0, comments: int = 0, whole: bool = True, then: float = 0.0
+) -> Reply:
+    """A stream of events, before each one so many comments; `then` seconds of silence. Unless it is whole, it breaks
+    off at the end."""
 
     def give(to: Handler) -> None:
         to.send_response(200)
@@ -103,18 +115,10 @@ def stream(events: Sequence[Event], *, pause: float = 0.0, comments: int = 0, wh
                 time.sleep(pause)
                 _chunk(to, sse.KEEP_ALIVE)
             _chunk(to, sse.encode(event))
+        time.sleep(then)
         if whole:
-            _chunk(to, b"")
-
-    return give
-
-
-def silence(seconds: float) -> Reply:
-    """A stream that begins and then says nothing."""
-
-    def give(to: Handler) -> None:
-        stream([], whole=False)(to)
-        time.sleep(seconds)
+            with contextlib.suppress(OSError):  # whoever was interrupted reads no more
+                _chunk(to, b"")
 
     return give
 

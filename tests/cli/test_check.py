@@ -100,17 +100,16 @@ async def test_sessions_of_every_user_and_responses_of_the_last_days(store: Stor
 
 
 async def test_a_conversation_is_looked_at_however_old_it_is(store: Store) -> None:
-    """The commit that it stands at is a save point of its own, and a problem there names the conversation."""
+    """The commit that it stands at is a save point of its own; a problem there names the conversation."""
     commit = await talk(store, keeper("a", "count", 0, 1), user="alice")
     await store.create_conversation("alice", Conversation("conv_1", 0, b""), [])
     stored = ResponseRecord("resp_1", None, commit, commit, "conv_1", "completed", 0, 0, b"", b"", b"")
     await store.finish("alice", stored, (), move=ConversationMove("conv_1", None))
-    assert (await look(store, keeper("a", "count", 0))).checked == 2  # the other is the session's head
-    report = await look(store, keeper("a", "other", 0))
-    assert [finding.count for finding in report.findings.values()] == [2]
-    assert "conversation conv_1" in shown(
-        Report(NAME, damaged=[(SavePoint("alice", "conversation", "conv_1", NAME, "chk"), "gone")], stuck=1)
-    )
+    report = await look(store, keeper("a", "count", 0))
+    assert report.checked == 2  # the other is the head of the session
+    point = (await store.save_points(NOW))[1]
+    report.take([point], [], "It is damaged.")
+    assert "conversation conv_1 of user alice: It is damaged." in shown(report)
 
 
 async def test_problems_are_counted_by_executor_with_an_example(store: Store) -> None:

@@ -1,6 +1,7 @@
 """`agent-host invoke`: what it shows and sends, what it asks, and how it ends when something is wrong."""
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from click.testing import CliRunner, Result
 from agent_host.cli import main
 from agent_host.cli.client import Client, Patience, ServerUnreachableError
 from agent_host.cli.questions import Question, questions_of
-from tests.cli.scripted import Telling, answer, asking, final, refusal, scripted, silence, spoken, stream
+from tests.cli.scripted import Telling, answer, asking, final, refusal, scripted, spoken, stream
 from tests.cli.terminal import Terminal
 from tests.clients.test_conversations import REMEMBERING
+
+ASKING = f"{Path(__file__).parent.parent / 'clients/node/served.py'}:workflow"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -181,6 +184,7 @@ def test_a_failed_response_ends_with_1(streamed: str) -> None:
         ),
         (answer("<h1>Bad gateway</h1>", 502), "(502): <h1>Bad gateway</h1>"),
         (answer("", 401), "(401): no reason given"),
+        (answer({"hello": 1}), 'is not the Responses API. Check the address; it answered: {"hello": 1}'),
         (answer("<h1>Welcome</h1>"), "is not the Responses API. Check the address; it answered: <h1>Welcome</h1>"),
     ],
 )
@@ -241,6 +245,37 @@ def test_the_stream_of_a_background_response_goes_on_after_a_loss(seen: int) -> 
     ]
 
 
+def test_a_background_response_that_is_gone_is_not_asked_for_again() -> None:
+    """An answer that says no ends the command at once."""
+    told = spoken("Hello", background=True)
+    gone = refusal(404, "Response with id 'resp_1' not found.")
+    with scripted(stream(told.events[:3], whole=False), gone) as server:
+        done = invoke("x", "--background", "--stream", url=server.url)
+    assert done.exit_code == 1
+    assert "Response with id 'resp_1' not found." in done.stderr
+
+
+@pytest.mark.parametrize("streamed", ["--stream", "--no-stream"])
+def test_whoever_does_not_want_to_wait_is_told_how_to_see_a_background_response(tmp_path: Path, streamed: str) -> None:
+    """An interrupt leaves the response to the server and shows the command that shows it."""
+    told = Telling(background=True)
+    index, opened = told.transcript.open_message()
+    told.events += opened + told.transcript.text_delta(index, "so far")
+    running = told.events[2]["response"]
+    reply = stream(told.events, then=2.0) if streamed == "--stream" else answer(running)
+    with (
+        scripted(reply) as server,
+        Terminal("invoke", "x", "--background", streamed, "--url", server.url, cwd=tmp_path) as terminal,
+    ):
+        if streamed == "--stream":
+            terminal.until("so far")
+        else:
+            server.until_asked(1)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.until(f"resp_1 goes on. See it with: {continuation(server.url, '--previous resp_1')}")
+        assert terminal.ended() == 1
+
+
 def test_a_background_response_is_waited_for() -> None:
     """Without a stream it is asked for until it has ended."""
     told = spoken("done", background=True)
@@ -254,7 +289,7 @@ def test_a_stream_is_lost_when_it_is_silent_not_when_it_is_slow() -> None:
     """Comments keep a stream alive for as long as they come; without them it is given up after a while."""
     told = spoken("slow")
     patience = Patience(silence=0.3)
-    with scripted(stream(told.events, comments=2, pause=0.05), silence(1.0)) as server:
+    with scripted(stream(told.events, comments=2, pause=0.05), stream([], then=1.0, whole=False)) as server:
         client = Client(server.url, {}, patience)
         began = time.monotonic()
         assert list(client.create_streamed({"input": "x"})) == told.events
@@ -310,6 +345,17 @@ def test_an_answer_that_is_refused_is_asked_for_again(tmp_path: Path) -> None:
         terminal.until("ok\n")
         assert terminal.ended() == 0
     assert server.asked[2].body["input"][0]["output"] == "3"
+
+
+def test_questions_stay_open_if_the_turn_that_answers_them_fails() -> None:
+    """The message says how to answer them again."""
+    told = Telling("resp_2")
+    told.events += told.transcript.failed({"code": "server_error", "message": "no paper"}, None, 2)
+    with scripted(answer(final(asking("Which city?"))), answer(final(told))) as server:
+        done = invoke("--previous", "resp_1", "--answer", "call_0=Oslo", url=server.url)
+    assert done.exit_code == 1
+    again = continuation(server.url, "--previous resp_1")
+    assert done.stderr == f"The response is failed: no paper.\nresp_2  Answer again with: {again}"
 
 
 def test_prompts_do_not_stand_in_the_answer(tmp_path: Path) -> None:
@@ -404,6 +450,15 @@ def test_answers_are_checked_before_anything_is_sent() -> None:
     assert {asked.line for asked in server.asked} == {"GET /v1/responses/resp_1"}
 
 
+def test_an_answer_is_given_once() -> None:
+    """If the workflow goes on asking, that is another question, whatever its id is."""
+    told = answer(final(asking("Which city?")))
+    with scripted(told, told) as server:
+        done = invoke("--previous", "resp_1", "--answer", "call_0=Oslo", url=server.url)
+    assert done.exit_code == 3
+    assert len(server.asked) == 2
+
+
 def test_answers_go_where_the_response_stands() -> None:
     """A response of a conversation is answered in its conversation, so that the conversation moves on."""
     told = asking("Which city?", conversation="conv_1")
@@ -453,6 +508,11 @@ def test_a_question_is_readable_whatever_its_arguments_are(arguments: str, text:
     assert Question("call_1", "ask", arguments).text == text
 
 
+def test_an_approval_is_shown_with_what_is_to_be_done() -> None:
+    """Its name is always shown, also above a single text."""
+    assert Question("mcpr_1", "delete", '{"path": "a.txt"}', is_approval=True).text == "delete\n  path: a.txt"
+
+
 def test_a_call_that_was_answered_in_the_same_response_is_no_question() -> None:
     """What the server has carried out itself is not asked of anybody."""
     call = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
@@ -481,3 +541,26 @@ def test_the_key_lets_in(serve: Any, run_cli: Run) -> None:
     host = serve(REMEMBERING, env={"AGENT_HOST_API_KEY": "sk-1"})
     assert run_cli("invoke", "a", "--url", host.base_url).returncode == 1
     assert run_cli("invoke", "a", "--url", host.base_url, env={"AGENT_HOST_API_KEY": "sk-1"}).stdout == "1: a\n"
+
+
+def test_a_question_of_the_real_server_is_answered(serve: Any, run_cli: Run, tmp_path: Path) -> None:
+    """What a workflow asks is asked on the terminal, and elsewhere the command that is shown answers it."""
+    host = serve(ASKING)
+    with Terminal("invoke", "ask Which city?", "--url", host.base_url, cwd=tmp_path) as terminal:
+        terminal.until("Which city?\n> ")
+        terminal.type("Oslo\n")
+        terminal.until("Which city? Oslo, turn 1\n")
+        assert terminal.ended() == 0
+    asked = run_cli("invoke", "ask Where?|When?", "--url", host.base_url)
+    assert (asked.returncode, asked.stdout) == (3, "")
+    command = asked.stderr.rpartition("agent-host ")[2].replace("TEXT", "here", 1).replace("TEXT", "now", 1).split()
+    answered = run_cli(*command)
+    assert (answered.returncode, answered.stdout) == (0, "Where? here, turn 1\nWhen? now, turn 1\n"), answered.stderr
+
+
+def test_a_background_response_of_the_real_server_is_waited_for(serve: Any, run_cli: Run) -> None:
+    """Streamed or polled, the whole answer is shown."""
+    host = serve(ASKING)
+    for streamed in ("--stream", "--no-stream"):
+        done = run_cli("invoke", "count 5", "--background", streamed, "--url", host.base_url)
+        assert (done.returncode, done.stdout) == (0, "0 1 2 3 4 \n"), done.stderr

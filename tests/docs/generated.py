@@ -60,18 +60,19 @@ def _diagram(moves: Mapping[str, Mapping[str, str]], beginnings: list[str]) -> s
 
 
 def _item_diagram() -> str:
-    """The kinds that are told alike share a box; that an item may be abandoned in each of its states is drawn once."""
+    """The kinds that are sent unasked, a box each; that one may be abandoned in each of its states is drawn once."""
     lines = ["stateDiagram-v2"]
-    kinds_of: dict[str, list[str]] = {}
-    for kind, moves in ITEM_MOVES.items():
-        kinds_of.setdefault(str(moves), []).append(kind)
-    for box, kinds in enumerate(kinds_of.values()):
-        lines.append(f'    state "{", ".join(kinds)}" as kind_{box} {{')
-        lines.append(f"        [*] --> {box}_added")
-        for state, row in ITEM_MOVES[kinds[0]].items():
-            steps = [(move, after) for move, after in row.items() if move != "abandon"]
-            lines += [f"        {box}_{_named(state)} --> {box}_{_named(after)}: {move}" for move, after in steps]
-        lines += [f"        {box}_done --> [*]", "    }", f"    kind_{box} --> abandoned: abandon"]
+    for kind in ("message", "reasoning", "function_call"):
+        moves = {state: dict(row) for state, row in ITEM_MOVES[kind].items() if state != "abandoned"}
+        lines += [f"    state {kind} {{", f"        [*] --> {kind}_added"]
+        for state, row in moves.items():
+            row.pop("abandon", None)
+            lines += [f"        {kind}_{_named(state)} --> {kind}_{_named(to)}: {move}" for move, to in row.items()]
+        lines += [
+            f"        {kind}_done --> [*]",
+            "    }",
+            f"    {kind} --> {ITEM_MOVES[kind]['added']['abandon']}: abandon",
+        ]
     return "\n".join(lines) + "\n"
 
 

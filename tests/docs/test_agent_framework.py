@@ -48,13 +48,13 @@ def build():
 """
 
 NAMES = [
-    "Case", "CheckpointStorage", "CustomEvent", "DEFAULT_MAX_ITERATIONS", "Default", "EdgeDuplicationError",
-    "Executor", "FunctionExecutor", "GraphConnectivityError", "InMemoryCheckpointStorage", "Message",
-    "ResponseStream", "TypeCompatibilityError", "Workflow", "WorkflowBuilder", "WorkflowCheckpoint",
+    "Case", "CheckpointStorage", "CustomEvent", "DEFAULT_MAX_ITERATIONS", "Default", "EdgeCondition",
+    "EdgeDuplicationError", "Executor", "FunctionExecutor", "GraphConnectivityError", "InMemoryCheckpointStorage",
+    "Message", "ResponseStream", "TypeCompatibilityError", "Workflow", "WorkflowBuilder", "WorkflowCheckpoint",
     "WorkflowCheckpointException", "WorkflowContext", "WorkflowConvergenceException", "WorkflowErrorDetails",
-    "WorkflowEvent", "WorkflowEventType", "WorkflowException", "WorkflowRunResult", "WorkflowRunState",
-    "WorkflowRunnerException", "WorkflowValidationError", "executor", "handler", "register_checkpoint_type",
-    "response_handler",
+    "WorkflowEvent", "WorkflowEventSource", "WorkflowEventType", "WorkflowException", "WorkflowRunResult",
+    "WorkflowRunState", "WorkflowRunnerException", "WorkflowValidationError", "executor", "handler",
+    "register_checkpoint_type", "response_handler",
 ]  # fmt: skip
 
 

@@ -472,4 +472,3 @@ def test_an_attribute_named_workflow_is_an_attribute() -> None:
     assert kept.graph.nested() == {}
     assert workflow_to_data(kept) == workflow_to_data(plain)
     assert WorkflowViz(kept).to_mermaid() == WorkflowViz(plain).to_mermaid()
-

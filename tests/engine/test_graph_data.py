@@ -173,3 +173,21 @@ def test_data_that_describes_no_edge_group_is_refused(group: dict[str, Any], mes
     """The error names the group and what it lacks."""
     with pytest.raises(WorkflowValidationError, match=message):
         groups_from_data([group], {"always": always})
+
+
+def test_the_json_of_a_workflow_is_its_data_form() -> None:
+    """`to_json` gives as text what `to_dict` gives as data, whatever the alphabet."""
+    workflow = WorkflowBuilder(start_executor=Step("größe"), name="maße").build()
+    assert json.loads(workflow.to_json()) == workflow.to_dict()
+    assert "größe" in workflow.to_json()
+
+
+def test_a_workflow_tells_whose_yields_are_what() -> None:
+    """Terminal executors yield the answer, intermediate ones comments on the way, the others nothing that is seen."""
+    steps = [Step("a"), Step("b"), Step("c")]
+    builder = WorkflowBuilder(start_executor=steps[0], output_from=[steps[2]], intermediate_output_from=[steps[0]])
+    workflow = builder.add_chain(steps).build()
+    assert [workflow.is_terminal_executor(name) for name in "abc"] == [False, False, True]
+    assert [workflow.is_intermediate_executor(name) for name in "abc"] == [True, False, False]
+    plain = WorkflowBuilder(start_executor=steps[0]).build()
+    assert (plain.is_terminal_executor("a"), plain.is_intermediate_executor("a")) == (True, False)

@@ -318,6 +318,32 @@ async def test_the_pause_of_a_session_is_its_head() -> None:
     (event,) = (await workflow.run("a")).get_request_info_events()
     assert event.checkpoint_id is not None
     assert await workflow.resolve_pause_checkpoint_id(["about a"]) == event.checkpoint_id
+    assert await workflow.resolve_pause_checkpoint_id() == event.checkpoint_id
+
+
+async def test_no_checkpoint_is_the_pause_of_a_request_that_is_not_open() -> None:
+    """A request that was answered, or never asked, is an error that names those that are open."""
+    storage = InMemoryCheckpointStorage()
+    workflow = asking(storage)
+    await workflow.run("a")
+    await workflow.run("b")
+    await workflow.run(responses={"about a": "yes"})
+    head = await workflow.get_last_checkpoint_id()
+    assert await workflow.resolve_pause_checkpoint_id(["about b"]) == head
+    for unknown in ("about a", "about c"):
+        with pytest.raises(UnknownRequestError, match=f"No request '{unknown}' is open .*open: 'about b'"):
+            await workflow.resolve_pause_checkpoint_id(["about b", unknown])
+    with pytest.raises(UnknownRequestError):
+        await workflow.resolve_pause_checkpoint_id(["about b"], session_id="another")
+
+
+async def test_a_session_in_this_process_has_no_checkpoint_of_its_pause() -> None:
+    """Without a storage the requests are known, but no checkpoint holds them."""
+    workflow = asking(None)
+    await workflow.run("a")
+    assert await workflow.resolve_pause_checkpoint_id(["about a"]) is None
+    with pytest.raises(UnknownRequestError):
+        await workflow.resolve_pause_checkpoint_id(["about c"])
 
 
 # --- Reducers ----------------------------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ async def test_what_no_handler_changed_is_not_stored() -> None:
     in_memory = alone(Client())
     await in_memory.run("a")
     await in_memory.create_checkpoint()
-    assert b"secret" not in everything_in(in_memory._pinned.log)
+    assert b"secret" not in everything_in(in_memory._live._pinned)
 
 
 @STORAGES
@@ -549,7 +549,7 @@ async def test_what_one_conversation_leaves_in_memory_is_bytes() -> None:
     """Without a storage a session at rest is held as encoded cells, so that no clone and no message survives a run."""
     workflow = counting()
     await workflow.run("a", session_id="s")
-    session = workflow._sessions["s"]
+    session = workflow._live._standing["s"]
     assert session.unfinished is not None and not any(session.unfinished.values())
     assert all(isinstance(reference, bytes) for reference in session.view.cells.values())
 

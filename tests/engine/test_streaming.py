@@ -19,7 +19,7 @@ from agent_host import (
     WorkflowContext,
     executor,
 )
-from agent_host.engine.events import OutputKey
+from agent_host.engine.events import OutputKey, WorkflowEventSource
 from agent_host.engine.running.watchdog import Watchdog
 from tests.engine.graphs import both_ways
 
@@ -137,6 +137,23 @@ async def test_own_events_and_usage_of_a_handler() -> None:
 
     result = await WorkflowBuilder(start_executor=noting).build().run("x")
     assert [(event.executor_id, event.data) for event in result if event.type == "warning"] == [("noting", "careful")]
+
+
+async def test_an_event_says_whether_a_handler_or_the_engine_tells_it() -> None:
+    """A handler tells its own events, also warnings; outputs, calls and the engine's warnings are the engine's."""
+
+    @executor
+    async def noting(text: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.add_event(CustomEvent("progress", "half"))
+        await ctx.add_event(CustomEvent("warning", "careful"))
+        await ctx.yield_output(text)
+        await ctx.send_message("to nobody")
+
+    result = await WorkflowBuilder(start_executor=noting).build().run("x")
+    own = [(event.type, event.data) for event in result if event.origin is WorkflowEventSource.EXECUTOR]
+    others = {event.type for event in result if event.origin is WorkflowEventSource.FRAMEWORK}
+    assert own == [("progress", "half"), ("warning", "careful")]
+    assert {"output", "executor_invoked", "warning", "superstep_started"} <= others
 
 
 async def test_what_a_handler_sees_of_its_run() -> None:

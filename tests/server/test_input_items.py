@@ -1,5 +1,6 @@
 """The items that a response was given, listed."""
 
+import asyncio
 from typing import Any, Never
 
 import openai
@@ -67,3 +68,23 @@ async def test_a_page_that_cannot_be_is_refused(serve_app: Any, query: dict[str,
     with pytest.raises(openai.BadRequestError) as caught:
         await site.client.responses.input_items.list(response.id, **query)
     assert caught.value.param == next(iter(query))
+
+
+async def test_a_response_on_its_way_has_no_items_yet(serve_app: Any) -> None:
+    """Its input is stored with its end; until then the answer says to wait, and then the items are there."""
+    may_end = asyncio.Event()
+
+    @executor(id="gate")
+    async def gate(text: str, ctx: WorkflowContext[Never, str]) -> None:
+        await may_end.wait()
+        await ctx.yield_output(text)
+
+    client = (await serve_app(WorkflowBuilder(start_executor=gate, name="gated").build())).client
+    response = await client.responses.create(input="hi", background=True)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.responses.input_items.list(response.id)
+    assert caught.value.code == "response_in_progress"
+    may_end.set()
+    while response.status in ("queued", "in_progress"):
+        response = await client.responses.retrieve(response.id)
+    assert len((await client.responses.input_items.list(response.id)).data) == 1

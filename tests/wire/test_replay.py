@@ -315,3 +315,70 @@ def test_the_deltas_come_back_in_their_pieces(transcript: Transcript) -> None:
     transcript.completed(usage_object(), 5)
     again = replay(transcript.final_response(), transcript.journal)
     assert [event["delta"] for event in again if "delta" in event] == ["Hel", "lo, ", "world"]
+
+
+def logged(transcript: Transcript) -> list[dict[str, Any]]:
+    told = transcript.created() + transcript.in_progress() + transcript.message("hello", "commentary")
+    told += transcript.reasoning(["First."])
+    index, opening = transcript.open_message("final_answer")
+    return told + opening + transcript.text_delta(index, "Hel")
+
+
+def test_a_transcript_goes_on_behind_its_log(transcript: Transcript, facts: ResponseFacts) -> None:
+    """Rebuilt from a log a transcript has what was open and finished, and goes on as the first one would."""
+    log = as_stored(*logged(transcript))
+    resumed = resume(facts, log, lambda prefix: f"{prefix}_new")
+    assert (resumed.status, resumed.open_items, resumed.output) == ("in_progress", [2], transcript.output)
+    index = resumed.open_items[0]
+    told = resumed.text_delta(index, "lo") + resumed.close_message(index) + resumed.message("Bye.", "commentary")
+    assert told[0]["sequence_number"] == len(log)
+    assert told[1]["text"] == "Hello"
+    assert (told[4]["output_index"], told[4]["item"]["id"]) == (3, "msg_new")
+
+
+TEARS: dict[str, Any] = {
+    "a gap": lambda log: log[:4] + log[5:],
+    "no beginning": lambda log: log[1:],
+    "an event twice": lambda log: [*log[:5], *log[4:]],
+    "another order": lambda log: [*log[:5], log[6], log[5], *log[7:]],
+    "another text": lambda log: [*log[:4], {**log[4], "delta": "HELLO"}, *log[5:]],
+    "a longer text": lambda log: [*log[:5], {**log[5], "text": "hello."}, *log[6:]],
+    "another end of an item": lambda log: [*log[:7], {**log[7], "item": {**log[7]["item"], "content": []}}, *log[8:]],
+    "another part": lambda log: [*log[:3], {**log[3], "part": {"type": "refusal", "refusal": ""}}, *log[4:]],
+    "another id": lambda log: [*log[:4], {**log[4], "item_id": "msg_x"}, *log[5:]],
+    "a field more": lambda log: [*log[:4], {**log[4], "obfuscation": "x"}, *log[5:]],
+    "an unknown event": lambda log: [*log[:4], {**log[4], "type": "response.bogus"}],
+    "no event": lambda log: [*log[:4], {}],
+    "no item": lambda log: [*log[:2], {**log[2], "item": None}],
+    "a finished item at once": lambda log: [*log[:2], {**log[7], "sequence_number": 2}],
+    "no such item": lambda log: [*log[:4], {**log[4], "output_index": 7}],
+}
+
+
+@pytest.mark.parametrize("tear", TEARS)
+def test_a_log_that_is_torn_is_refused(transcript: Transcript, facts: ResponseFacts, tear: str) -> None:
+    """A log that no transcript has told raises, whatever is wrong with it."""
+    log = logged(transcript)
+    resume(facts, log, lambda prefix: "")
+    with pytest.raises(IllegalMove):
+        resume(facts, TEARS[tear](log), lambda prefix: "")
+
+
+def test_a_log_of_another_response_is_refused(transcript: Transcript, facts: ResponseFacts) -> None:
+    """The facts of a response are those that its log shows."""
+    with pytest.raises(IllegalMove):
+        resume(ResponseFacts(facts.id, facts.created_at, "another-model"), logged(transcript), lambda prefix: "")
+
+
+def test_a_journal_is_small(transcript: Transcript) -> None:
+    """A message takes two entries besides its deltas, an item that is told whole takes one."""
+    transcript.created()
+    transcript.in_progress()
+    index, _ = transcript.open_message("final_answer")
+    for _ in range(10):
+        transcript.text_delta(index, "hi")
+    transcript.close_message(index)
+    assert len(transcript.journal) == 12
+    for item, _ in TOLD.values():
+        transcript.whole(item)
+    assert len(transcript.journal) == 12 + len(TOLD)

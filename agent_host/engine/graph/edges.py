@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-Condition = Callable[[Any], "bool | Awaitable[bool]"]
+EdgeCondition = Callable[[Any], "bool | Awaitable[bool]"]
 Selection = Callable[[Any, list[str]], "list[str] | Awaitable[list[str]]"]
 
 _PUNCTUATION = re.compile(r"[%,()>]")
@@ -29,7 +29,7 @@ class Case(SwitchBranch):
     `label` names the condition in drawings and in the graph's signature.
     """
 
-    condition: Condition
+    condition: EdgeCondition
     target: Any
     label: str | None = field(default=None, kw_only=True)
 
@@ -49,7 +49,7 @@ class SingleEdge:
 
     source: str
     target: str
-    condition: Condition | None = None
+    condition: EdgeCondition | None = None
     label: str | None = None
 
     id: str = field(init=False)
@@ -111,7 +111,7 @@ class Switch:
     kind: ClassVar[str] = "switch"
 
     source: str
-    cases: tuple[tuple[Condition, str], ...]
+    cases: tuple[tuple[EdgeCondition, str], ...]
     default: str
     labels: tuple[str | None, ...] = ()
 

@@ -87,6 +87,12 @@ def drop(lane: Lane, request_ids: Iterable[str]) -> None:
         _close(frame, request_id, None)
 
 
+def refuse_unknown(lane: Lane, request_ids: Iterable[str]) -> None:
+    """Raise `UnknownRequestError` if one of these requests is not open to the outside."""
+    for request_id in request_ids:
+        _find(lane, request_id)
+
+
 def unknown(request_id: str, known: Iterable[str], where: str = "in this session") -> UnknownRequestError:
     """The error for an answer that nobody has asked for."""
     names = ", ".join(map(repr, known)) or "none"
