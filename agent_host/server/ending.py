@@ -1,4 +1,4 @@
-"""The end of a turn: the last events of its response, what is stored of it, and that it is told only then."""
+"""The end of a turn: the last events of its response, what is stored of it, and what is told when it is."""
 
 import asyncio
 import logging
@@ -111,7 +111,7 @@ def _move(
 
 
 async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> Ended | None:
-    """Store response and commits in one transaction, then tell; a turn that is not to be stored leaves nothing.
+    """Store response and commits in one transaction; a turn that is not to be stored leaves nothing.
 
     The end is written on a copy of the transcript, which counts once it is stored. If that fails, nothing of the turn
     is kept: a stream is told so, and a plain answer becomes an HTTP error that clients do not retry. A background turn
@@ -120,8 +120,7 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> En
     outcome = replace(outcome, completed_at=int(host.sources.clock()))
     last = end(host, turn, outcome)
     if not turn.request.store:
-        answer.tell(last.events)
-        return Ended(last.transcript.final_response())
+        return Ended(last.transcript.final_response(), last.events)
     record, move = record_of(host, turn, outcome, last)
     user, key = turn.who.user, turn.key
     try:
@@ -137,9 +136,8 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> En
         return await _not_stored(host, turn, error, answer)
     host.root_is_stored = True
     host.remember(user, outcome.view)
-    if turn.log is None:
-        answer.tell(last.events)
-    return Ended(last.transcript.final_response())
+    # What a background turn has to tell is told by its event log.
+    return Ended(last.transcript.final_response(), () if turn.is_background else last.events)
 
 
 async def _not_stored(host: Host, turn: Turn, error: Exception, answer: Answer) -> Ended | None:
@@ -154,8 +152,7 @@ async def _not_stored(host: Host, turn: Turn, error: Exception, answer: Answer) 
     if not answer.is_stream:
         raise problems.server_fault(turn.who.request_id) from None
     last = end(host, turn, Outcome("failed", turn.start.view, error=unstored(turn.who.request_id)))
-    answer.tell(last.events)
-    return Ended(last.transcript.final_response())
+    return Ended(last.transcript.final_response(), last.events)
 
 
 def take_back_cancellation() -> None:

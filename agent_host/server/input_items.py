@@ -1,9 +1,12 @@
 """The endpoint of the items that a response was given."""
 
+from typing import Any
+
 import msgspec
 
 from agent_host.ids import is_well_formed
 from agent_host.server.exchange import Exchange
+from agent_host.server.references import held_item
 from agent_host.wire import problems
 from agent_host.wire.paging import page_of
 from agent_host.wire.query import page_query
@@ -22,4 +25,17 @@ async def list_input_items(exchange: Exchange) -> None:
         if await store.read_turn(user, response_id) is not None:
             raise problems.response_in_progress(response_id)
         raise problems.response_not_found(response_id)
-    await exchange.answer(page_of(msgspec.json.decode(record.input), page))
+    listed = page_of(msgspec.json.decode(record.input), page)
+    await exchange.answer({**listed, "data": await _with_references(exchange, listed["data"])})
+
+
+async def _with_references(exchange: Exchange, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items, with those in the place of references that these stand for, as long as they are stored."""
+    wanted = [item["id"] for item in items if item["type"] == "item_reference"]
+    if not wanted:
+        return items
+    holders = await exchange.host.store.find_items(exchange.who.user, wanted)
+    return [
+        held_item(holders.get(item["id"], ()), item["id"]) or item if item["type"] == "item_reference" else item
+        for item in items
+    ]

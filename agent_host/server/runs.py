@@ -29,12 +29,20 @@ class Runs:
         self._taken = 0
         self._empty = asyncio.Event()
         self._empty.set()
-        self.draining = False
+        self._going_down = asyncio.Event()
         self.cut_off = 0
 
     def __repr__(self) -> str:
         state = ", draining" if self.draining else ""
         return f"<Runs {self._taken} running, {len(self._waiting)} waiting{state}>"
+
+    @property
+    def draining(self) -> bool:
+        return self._going_down.is_set()
+
+    async def going_down(self) -> None:
+        """Wait until `draining` is set."""
+        await self._going_down.wait()
 
     @property
     def running(self) -> int:
@@ -103,7 +111,7 @@ class Runs:
 
         A handler that blocks a thread cannot be cut off: it is not waited for, and of its turn nothing is kept.
         """
-        self.draining = True
+        self._going_down.set()
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

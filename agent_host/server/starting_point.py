@@ -92,7 +92,8 @@ async def find(host: Host, user: str, request: CreateRequest) -> StartingPoint:
     others = (*entered, *others)
     if read is not None and not (entered or answered.items):
         return StartingPoint(view, (read,), conversation=conversation, waiting=waiting)
-    is_input = any(isinstance(item, InputMessage) for item in others) or not (answered.items or answered.is_broken)
+    says = any(isinstance(item, InputMessage) and item.role == "user" for item in others)
+    is_input = says or not (answered.items or answered.is_broken)
     return StartingPoint(
         view,
         inputs=(host.reader.read(others),) if is_input else (),

@@ -72,9 +72,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A turn that is over: its response, as its last event showed it."""
+    """A turn that is over, or that goes on in the background: its response, and what is still to be told of it."""
 
     response: dict[str, Any]
+    untold: Sequence[Event] = ()
 
     @property
     def about(self) -> str:

@@ -1,6 +1,6 @@
 """The way of one turn, from the bytes of a request to the stored response.
 
-`take_turn` is the list; each step is a function below it. A turn starts from a commit and ends in one transaction of
+`take_turn` and `work` are the list; each step is a function. A turn starts from a commit and ends in one transaction of
 the store. Whatever goes wrong after its beginning ends in a response that is stored as failed or cancelled, with the
 commit the turn started from: the conversation stands where it stood.
 """
@@ -51,12 +51,9 @@ async def take_turn(
     key = idempotency_key(headers, request)
     await refuse_repeated(host, who, key)
     if request.background:
-        host.runs.refuse_if_full()
-        turn = await admit(host, request, who, key, body)
-        await begin_in_background(host, turn)
-        return Ended(turn.transcript.response())
+        return await accept(host, request, who, key, body)
     async with host.runs.place():
-        turn = await admit(host, request, who, key, body)
+        turn = await admit(host, request, who, key)
         answer.tell([*turn.transcript.created(), *turn.transcript.in_progress()])
         ended = await work(host, turn, answer)
     assert ended is not None, "only background turns are left for later"
@@ -78,6 +75,8 @@ async def work(host: Host, turn: Turn, answer: Answer) -> Ended | None:
         if outcome is None:
             return None
         ended = await finish(host, turn, outcome, answer)
+        if ended is not None:
+            answer.tell(ended.untold)
         span.set_attributes({telemetry.RESPONSE_ID: turn.facts.id, telemetry.TURN_STATUS: outcome.status})
         return ended
 
@@ -161,8 +160,15 @@ class LogAnswer:
         """Nothing: workflow events are not part of the response."""
 
 
-async def begin_in_background(host: Host, turn: Turn) -> None:
-    """Take an admitted turn for this process, and go on with it in a task of its own."""
+async def accept(host: Host, request: CreateRequest, who: Identity, key: IdempotencyKey | None, body: bytes) -> Ended:
+    """Admit a background turn and begin with it in a task of its own; the client need not wait."""
+    host.runs.refuse_if_full()
+    turn = await admit(host, request, who, key, body)
+    await _begin(host, turn)
+    return Ended(turn.transcript.response())
+
+
+async def _begin(host: Host, turn: Turn) -> None:
     key = (turn.who.user, turn.facts.id)
     taken = await host.background.take(key)
     if taken is not None:

@@ -11,7 +11,7 @@ import msgspec
 
 from agent_host.engine.checkpoint import Commit
 from agent_host.errors import ConversationLockedError, GuardLostError, TurnConflictError
-from agent_host.stores import rows
+from agent_host.stores import response_rows, rows
 from agent_host.stores.database import Connection
 from agent_host.stores.queries import QUERIES
 from agent_host.stores.records import Append, Guard, IdempotencyKey, Lapsed, TurnInFlight
@@ -22,8 +22,8 @@ _decode = msgspec.msgpack.Decoder(list[bytes]).decode
 
 def insert(connection: Connection, own: str, turn: TurnInFlight, commits: Sequence[Commit]) -> None:
     """Store a turn that waits to be begun, or refuse it as `Store.admit` does."""
-    if connection.execute(QUERIES["select_bytes_of_items"], (own, turn.id)).fetchone() is not None:
-        raise TurnConflictError(f"Response {turn.id} exists already. Nothing was stored; use a new id.")
+    if response_rows.resolve(connection, own, turn.id) is not None:
+        raise _taken(turn)
     rows.insert_commits(connection, own, commits, TurnConflictError)
     if not rows.is_stored(connection, own, turn.start_commit):
         raise TurnConflictError(
@@ -32,8 +32,12 @@ def insert(connection: Connection, own: str, turn: TurnInFlight, commits: Sequen
         )
     if connection.execute(QUERIES["insert_turn"], _row(own, turn)).rowcount != 1:
         refuse_beside(connection, own, turn)
-        raise TurnConflictError(f"Response {turn.id} is in flight already. Nothing was stored; use a new id.")
+        raise _taken(turn)
     connection.execute(QUERIES["insert_turn_request"], (own, turn.id, turn.request))
+
+
+def _taken(turn: TurnInFlight) -> TurnConflictError:
+    return TurnConflictError(f"Response {turn.id} exists or is in flight already. Nothing was stored; use a new id.")
 
 
 def refuse_beside(connection: Connection, own: str, turn: TurnInFlight) -> None:

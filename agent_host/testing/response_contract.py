@@ -111,6 +111,13 @@ class ResponseContract:
         assert await store.read_blobs("", one.blobs) == one.blobs
         assert not await store.delete_response("", "resp_1")
 
+    async def test_an_item_stays_with_the_response_that_brought_it(self, store: Store) -> None:
+        """R46: a response that has repeated an item of an earlier one does not take it along."""
+        for name in ("1", "2"):
+            await store.finish("", replace(response(name, ROOT, ROOT), items=("msg_1",)), [ROOT])
+        assert await store.delete_response("", "resp_2")
+        assert await store.find_items("", ["msg_1"]) == {"msg_1": (b"input", b"body")}
+
     async def test_only_finished_responses_are_deleted(self, store: Store) -> None:
         """R46: False for an unknown one and for one in flight, which goes on."""
         guard = await begun(store, "1")
@@ -134,6 +141,19 @@ class ResponseContract:
         assert await store.delete_conversation("", "conv_1")
         assert await store.read_calls("", one.id) == []
         assert await store.find_call("", "call_1") is None
+
+    async def test_questions_of_two_responses_at_one_commit(self, store: Store) -> None:
+        """R46: as long as one of those who have asked is there, its questions are."""
+        one = child(ROOT, "one")
+        for number, call in enumerate(CALLS):
+            await store.finish("", replace(response(f"{number}", ROOT, one), calls=(call,)), [ROOT, one])
+        assert await store.delete_response("", "resp_0")
+        left = await store.read_response("", "resp_1")
+        assert left is not None
+        assert left.calls == CALLS[1:]
+        assert await store.find_call("", "call_0") == one.id
+        assert await store.delete_response("", "resp_1")
+        assert await store.read_calls("", one.id) == []
 
     async def test_questions_of_a_turn_in_flight_stay(self, store: Store) -> None:
         """R46: a background turn that answers them may have to begin again, so they are kept until it has ended."""
@@ -188,7 +208,7 @@ class ResponseContract:
         running = await begun(store, "2", user="ann", created_at=1)
         await store.step("ann", running, [], [b"b"])
         for _ in range(2):
-            await store.expire(600, 550)
+            await store.expire(600, 600)
             assert await store.read_events("ann", "resp_1", -1, 10) == []
             assert await store.find_key("ann", "key", 0) is None
             assert await store.read_response("ann", "resp_1") is not None

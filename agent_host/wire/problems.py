@@ -389,6 +389,51 @@ def unknown_compaction(path: str) -> Problem:
     )
 
 
+# --- The WebSocket mode ------------------------------------------------------------------------------------------
+
+
+def invalid_stream_id() -> Problem:
+    """The name of a lane that has no name's form."""
+    return _bad(
+        "stream_id",
+        "invalid_stream_id",
+        "Invalid 'stream_id': expected a string of 1 to 256 letters, numbers, underscores, dashes, or periods.",
+    )
+
+
+def too_many_streams(limit: int) -> Problem:
+    """A connection has had as many named lanes as it may."""
+    return _bad(
+        "stream_id",
+        "websocket_stream_limit_reached",
+        f"This WebSocket has had {limit} different stream IDs, which is the limit. Use one of them again, or open "
+        "another WebSocket.",
+    )
+
+
+def connection_too_old(minutes: float) -> Problem:
+    """A connection has lasted as long as one may."""
+    return _bad(
+        None,
+        "websocket_connection_limit_reached",
+        f"A WebSocket lasts at most {minutes:g} minutes. Open another one to continue.",
+    )
+
+
+def no_background_turns_here() -> Problem:
+    """A turn in the background was asked for over a connection whose end ends its turns."""
+    return _bad(
+        "background",
+        "unsupported_parameter",
+        "Responses over a WebSocket cannot run in the background. Use POST /responses for those that should.",
+    )
+
+
+def not_a_text_frame() -> Problem:
+    """Binary data came over a WebSocket."""
+    return _bad(None, "invalid_json", "We could not parse your frame: it is binary. Send JSON in a text frame.")
+
+
 # --- The caller may not ---------------------------------------------------------------------------------------
 
 
@@ -399,6 +444,16 @@ def wrong_api_key() -> Problem:
         "The API key is missing or wrong. Send it as 'Authorization: Bearer <key>'.",
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def foreign_origin(origin: str) -> Problem:
+    """A page of another site asks for a WebSocket, which browsers allow it to: it would speak as the user."""
+    return Problem(
+        403,
+        f"Pages of '{_short(origin)}' may not open a WebSocket here. Set an API key and connect from a program, or serve "
+        "the page from the host's own address.",
+        code="foreign_origin",
     )
 
 

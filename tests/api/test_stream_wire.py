@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from tests.api.clerk import Clerk, office
@@ -113,8 +114,8 @@ async def test_items_keep_their_places_and_ids(site: Any, told: Any, name: str) 
         assert shape(own)[-1] == "output_item.done"
         assert own[-1]["item"] == item
         assert {event["item_id"] for event in own[1:-1]} <= {item["id"]}
-        for fixed in ("id", "type", "call_id", "name", "phase"):
-            assert own[0]["item"].get(fixed) == item.get(fixed)
+        kept = ("id", "type", "call_id", "name", *(["phase"] if item.get("status") != "incomplete" else []))
+        assert [own[0]["item"].get(name) for name in kept] == [item.get(name) for name in kept]
         for inner in ("content_index", "summary_index"):
             places = [event[inner] for event in own if inner in event]
             assert sorted(set(places)) == list(range(len(set(places))))
@@ -249,7 +250,7 @@ async def test_the_stock_client_does_not_notice_that_it_is_kept_alive(
     }  # fmt: skip
 
 
-async def test_the_order_of_the_turn_and_the_last_event(site: Any) -> None:
+async def test_a_background_response_can_be_continued_the_moment_its_stream_ends(site: Any) -> None:
     """Who reads the last event of a background stream can continue at once, a hundred times over."""
     last = None
     for number in range(1, 101):
@@ -278,7 +279,7 @@ def test_a_process_that_dies_leaves_nothing_in_progress(serve: Any, tmp_path: Pa
                 break
     host.kill()
     for stream in streams:
-        with pytest.raises(httpx2.TransportError):
+        with pytest.raises(openai.APIConnectionError):
             assert [event.type for event in stream if event.type in TERMINAL]
     go.touch()
     again = serve(WAITING)

@@ -3,17 +3,19 @@
 The clients are installed once, in the versions of the lock file; after that no network is needed.
 """
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import HostProcess
+from tests.clients.node.approvals.approving import workflow as approving
+from tests.conftest import HostProcess, ServeApp
 
 FOLDER = Path(__file__).parent / "node"
 TITLE = re.compile(r"^test\(\"(.+?)\",", re.MULTILINE)
@@ -51,14 +53,12 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostProcess]:
     process.close()
 
 
-@pytest.fixture(scope="module")
-def outcomes(installed: None, host: HostProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What each test has said, empty for one that has passed."""
-    report = tmp_path_factory.mktemp("report") / "node.xml"
+def run_node(files: Iterable[Path], url: str, report: Path) -> dict[str, str]:
+    """Run test files against a server; what each test has said, empty for one that has passed."""
     options = ["--test-reporter=junit", f"--test-reporter-destination={report}", f"--test-timeout={ONE_TEST}"]
     run = subprocess.run(
-        ["node", "--test", *options, *FILES],
-        cwd=FOLDER, env={**os.environ, "AGENT_HOST_URL": f"{host.base_url}/v1"},
+        ["node", "--test", *options, *files],
+        cwd=FOLDER, env={**os.environ, "AGENT_HOST_URL": f"{url}/v1"},
         capture_output=True, text=True, timeout=RUN, check=False,
     )  # fmt: skip
     assert report.exists(), run.stdout + run.stderr
@@ -67,6 +67,12 @@ def outcomes(installed: None, host: HostProcess, tmp_path_factory: pytest.TempPa
 
 def _fault(case: ET.Element) -> str:
     return "\n".join(found.text or found.attrib.get("message", found.tag) for found in case)
+
+
+@pytest.fixture(scope="module")
+def outcomes(installed: None, host: HostProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each of the tests has said."""
+    return run_node(FILES, host.base_url, tmp_path_factory.mktemp("report") / "node.xml")
 
 
 @pytest.mark.parametrize("title", TITLES)
@@ -79,6 +85,16 @@ def test_clients_for_node(title: str, outcomes: dict[str, str]) -> None:
 def test_every_test_for_node_is_known(outcomes: dict[str, str]) -> None:
     """No test is left out because its title is written in another way, and no title stands twice."""
     assert sorted(outcomes) == sorted(TITLES)
+
+
+async def test_approvals_in_the_form_of_mcp(installed: None, serve_app: ServeApp, tmp_path: Path) -> None:
+    """A host that shows approvals as `mcp_approval_request` is understood by the clients that know these."""
+    site = await serve_app(approving, approvals="mcp")
+    files = (FOLDER / "approvals").glob("*.test.js")
+    said = await asyncio.to_thread(run_node, files, site.url, tmp_path / "node.xml")
+    assert len(said) == 7
+    if faults := [fault for fault in said.values() if fault]:
+        pytest.fail("\n".join(faults), pytrace=False)
 
 
 def test_the_lock_file_names_versions_and_no_addresses() -> None:

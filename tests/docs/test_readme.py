@@ -76,13 +76,13 @@ def test_the_layout_is_the_one_of_the_tree() -> None:
 
 
 def test_the_way_of_one_turn_names_what_the_program_calls() -> None:
-    """Every function that the eight steps name exists in the module that takes a turn, in that order."""
+    """The eight steps name what `take_turn` and `work`, which it hands the turn to, call in that order."""
     source = (ROOT / "agent_host/server/turns.py").read_text()
-    body = re.search(r"^async def take_turn\(.*?(?=^async def )", source, re.MULTILINE | re.DOTALL)
+    body = re.search(r"^async def take_turn\(.*?(?=^# --- )", source, re.MULTILINE | re.DOTALL)
     assert body is not None
     calls = re.findall(r"`(\w+(?:\.\w+)*)\(\)`", section("The way of one turn"))
     assert len(calls) >= 7
-    places = [body[0].find(f"{call}(") for call in calls]
+    places = [body[0].rfind(f" {call}(") for call in calls]
     assert -1 not in places, [call for call, place in zip(calls, places, strict=True) if place < 0]
     assert places == sorted(places)
 
@@ -116,19 +116,16 @@ def test_the_check_script_runs_the_test_command_of_the_readme(tmp_path: Path) ->
     assert "pytest" in marked("README.md", "command", "test")
 
 
-async def test_what_is_not_there_yet_is_answered_by_the_errors_the_page_names(serve_app: Any) -> None:
-    """A client that asks for a planned feature is told so, and nothing is stored or half done."""
+async def test_the_table_of_endpoints_is_complete_and_right(serve_app: Any) -> None:
+    """Every endpoint of the application stands in the README, under its method and path; no other."""
     workflow = WorkflowBuilder(start_executor=executor(id="echo", input=str, workflow_output=str)(_echo)).build()
     served = await serve_app(workflow)
-    stored = (await served.http.post("/responses", json={"input": "x"})).json()["id"]
-    background = await served.http.post("/responses", json={"input": "x", "background": True})
-    assert (background.status_code, background.json()["error"]["code"]) == (400, "unsupported_parameter")
-    conversation = await served.http.post("/responses", json={"input": "x", "conversation": "conv_1"})
-    assert (conversation.status_code, conversation.json()["error"]["code"]) == (404, "conversation_not_found")
-    assert (await served.http.delete(f"/responses/{stored}")).status_code == 405
-    assert (await served.http.post(f"/responses/{stored}/cancel")).status_code == 404
-    assert (await served.http.get(f"/responses/{stored}/input_items")).status_code == 404
-    assert (await served.http.get(f"/responses/{stored}")).json()["status"] == "completed"
+    routes = {
+        (method, route.path) for route in served.app.routes for method in getattr(route, "methods", None) or ["WS"]
+    }
+    real = {f"{method} {path}" for method, path in routes if not path.startswith("/v1") and method != "HEAD"}
+    listed = {cell.strip("`") for row in rows(section("Over HTTP")) for cell in row[0].split("<br>")}
+    assert listed == real
 
 
 async def _echo(text: str, ctx: WorkflowContext[Never, str]) -> None:

@@ -89,7 +89,8 @@ class Talker(Executor):
     @response_handler
     async def learn(self, question: str, answer: str, ctx: WorkflowContext[Telling, str]) -> None:
         self.said.append(answer)
-        await ctx.send_message(Telling("|".join(self.said)), target_id="teller")
+        how = "waiting" if answer.startswith("late") else "whole"
+        await ctx.send_message(Telling("|".join(self.said), how, answer), target_id="teller")
 
     @response_handler
     async def count(self, question: HowMany, answer: int, ctx: WorkflowContext[Telling, str]) -> None:

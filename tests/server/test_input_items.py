@@ -51,6 +51,20 @@ async def test_only_the_items_of_the_own_request_are_listed(serve_app: Any) -> N
         assert [item.content[0].text for item in page.data] == [text]
 
 
+async def test_a_reference_is_listed_as_the_item_it_stands_for(serve_app: Any) -> None:
+    """Clients that list an input with a reference in it find the item, until the response that had it is deleted."""
+    site = await serve_app(echoing())
+    first = await site.say("first")
+    reference = {"type": "item_reference", "id": first.output[0].id}
+    second = await site.client.responses.create(input=[reference, {"role": "user", "content": "second"}])
+    page = await site.client.responses.input_items.list(second.id, order="asc")
+    assert [item.content[0].text for item in page.data] == ["first", "second"]
+    assert page.data[0].id == first.output[0].id
+    await site.client.responses.delete(first.id)
+    raw = (await site.http.get(f"/responses/{second.id}/input_items?order=asc")).json()
+    assert [item["type"] for item in raw["data"]] == ["item_reference", "message"]
+
+
 async def test_an_unknown_response_has_no_items(serve_app: Any) -> None:
     """Its id, well formed or not, is not found."""
     site = await serve_app(echoing())

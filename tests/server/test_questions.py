@@ -311,9 +311,8 @@ async def test_a_conversation_keeps_its_question(serve_app: Any) -> None:
 async def test_a_nested_workflow_asks_through_the_one_around_it(serve_app: Any) -> None:
     """A question at depth two is answered like any other."""
     inner = WorkflowBuilder(start_executor=Clerk(), name="inner").build()
-    outer = WorkflowBuilder(
-        start_executor=WorkflowExecutor(inner, id="inside", propagate_request=True), name="outer"
-    ).build()
+    inside = WorkflowExecutor(inner, id="inside", propagate_request=True, allow_direct_output=True)
+    outer = WorkflowBuilder(start_executor=inside, name="outer").build()
     site = await serve_app(outer)
     response, (call,) = await ask(site, "text")
     answered = await site.client.responses.create(previous_response_id=response.id, input=[output(call, "Rome")])

@@ -4,16 +4,19 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent_host.errors import CheckpointDecodeError, StoreError
 from agent_host.stores.database import Connection
+from agent_host.stores.records import ConversationMove, OpenCall
 from agent_host.stores.sql_store import SqlStore
 from agent_host.stores.sqlite import SqliteDatabase
 from agent_host.testing.commit_log_contract import BODY, ROOT, child
-from agent_host.testing.records import response
+from agent_host.testing.records import conversation, foreground, item, response
+from agent_host.testing.turn_contract import KEY
 
 
 @pytest.fixture
@@ -298,4 +301,21 @@ async def test_damage_is_named(tmp_path: Path, damage: str, named: str) -> None:
     with pytest.raises(CheckpointDecodeError, match=named):
         await store.read_chain("", two.id)
         await store.read_blobs("", one.blobs)
+    await store.aclose()
+
+
+async def test_a_foreground_turn_is_one_transaction(tmp_path: Path) -> None:
+    """Admission writes nothing, with a conversation and a key either; the end is one transaction with all it stores."""
+    database = SqliteDatabase(f"{tmp_path}/t.db")
+    store = SqlStore(database)
+    await store.open()
+    await store.create_conversation("", conversation("1"), [])
+    before = database.commands
+    for number, turn in enumerate((foreground("1"), foreground("2", conversation="conv_1", key=KEY))):
+        await store.admit("", turn)
+        assert database.commands == before + number
+        record = replace(response(turn.id[5:], ROOT, ROOT), items=("msg_1", "msg_2"), calls=(OpenCall("call_1", "a"),))
+        move = ConversationMove("conv_1", None, (item("1"),)) if turn.conversation else None
+        await store.finish("", record, [ROOT], move=move, key=turn.key)
+        assert database.commands == before + number + 1
     await store.aclose()
