@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from agent_host.errors import SettingsError
 
-_PROGRESS = ("off", "commentary", "reasoning")
-_APPROVALS = ("function_call", "mcp")
+PROGRESS = ("off", "commentary", "reasoning")
+APPROVALS = ("function_call", "mcp")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -54,7 +54,7 @@ class Settings:
         for name in ("max_waiting_turns", "shutdown_grace", "keep_alive"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must not be negative; got {getattr(self, name)}.")
-        for name, known in (("progress", _PROGRESS), ("approvals", _APPROVALS)):
+        for name, known in (("progress", PROGRESS), ("approvals", APPROVALS)):
             if getattr(self, name) not in known:
                 raise SettingsError(f"{name} must be {' or '.join(known)}; got {getattr(self, name)!r}.")
         return self

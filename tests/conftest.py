@@ -137,7 +137,7 @@ async def served(app: Any, *, prefix: str = "", lifespan: str = "on") -> AsyncIt
     async def note(request: httpx2.Request) -> None:
         requests.append(f"{request.method} {request.url.path}")
 
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan=lifespan, ws="none")  # type: ignore[arg-type]
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan=lifespan, ws="websockets-sansio")  # type: ignore[arg-type]
     server = QuietServer(config)
     running = asyncio.create_task(run_server(server, bound))
     limits = httpx2.Limits(max_connections=2000)

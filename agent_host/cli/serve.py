@@ -6,11 +6,13 @@ import os
 import signal
 import socket
 import threading
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
 import click
 import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from agent_host.cli import logs
 from agent_host.cli.target import load_workflow
@@ -18,7 +20,7 @@ from agent_host.errors import SettingsError
 from agent_host.server.app import create_app, default_store
 from agent_host.server.host import Host
 from agent_host.server.runs import CUT_PATIENCE
-from agent_host.settings import Settings
+from agent_host.settings import APPROVALS, PROGRESS, Settings
 
 log = logging.getLogger("agent_host")
 
@@ -36,6 +38,13 @@ LAST_WORDS = 0.5
 @click.option("--store", "store_url", metavar="URL", help="Where responses live, such as sqlite:///data/host.db.")
 @click.option("--max-concurrent-turns", type=click.IntRange(1), help="Turns that run at once.  [default: 1000]")
 @click.option("--shutdown-grace", type=click.FloatRange(0), help="Seconds running turns get to finish.  [default: 5]")
+@click.option("--progress", type=click.Choice(PROGRESS), help="How clients see what the executors do.  [default: off]")
+@click.option(
+    "--approvals",
+    type=click.Choice(APPROVALS),
+    help="The item that asks for an approval.  [default: function_call]",
+)
+@click.option("--strict-model", is_flag=True, help="Refuse requests for a model that is not the workflow.")
 @click.option("--no-auth", is_flag=True, help="Serve other machines without an API key.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -47,6 +56,9 @@ def serve(
     store_url: str | None,
     max_concurrent_turns: int | None,
     shutdown_grace: float | None,
+    progress: str | None,
+    approvals: str | None,
+    strict_model: bool,
     no_auth: bool,
     log_level: str,
 ) -> None:
@@ -56,17 +68,15 @@ def serve(
     clients must send that key.
     """
     settings = Settings.from_environment(
-        host=host, port=port, max_concurrent_turns=max_concurrent_turns, shutdown_grace=shutdown_grace
-    )
+        host=host, port=port, max_concurrent_turns=max_concurrent_turns, shutdown_grace=shutdown_grace,
+        progress=progress, approvals=approvals, strict_model=strict_model,
+    )  # fmt: skip
     if not settings.is_local and settings.api_key is None and not no_auth:
         raise SettingsError(
             f"Binding {settings.host} lets other machines in. Set AGENT_HOST_API_KEY, or say --no-auth if something "
             "in front of the host checks who calls."
         )
-    settings = Settings.from_environment(
-        host=host, port=port, max_concurrent_turns=max_concurrent_turns, shutdown_grace=shutdown_grace,
-        expose_errors=settings.is_local,
-    )  # fmt: skip
+    settings = replace(settings, expose_errors=settings.is_local)
     logs.configure(log_level)
     workflow = load_workflow(target)
     address = store_url or default_store(workflow)
@@ -111,7 +121,8 @@ async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -
         server_header=False,
         lifespan="on",
         timeout_keep_alive=75,
-        ws="none",
+        ws=_WebSocket,
+        ws_max_size=host.settings.max_body_bytes,
         proxy_headers=False,
         # A client that does not read its answer must not keep the process alive.
         timeout_graceful_shutdown=host.settings.shutdown_grace + CUT_PATIENCE + LAST_WORDS,  # type: ignore[arg-type]  # a float will do
@@ -138,6 +149,22 @@ def _end_soon() -> None:
     last = threading.Timer(LAST_WORDS, leave)
     last.daemon = True
     last.start()
+
+
+class _WebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, which the application ends: uvicorn alone would cut off the turns that run on it."""
+
+    def shutdown(self) -> None:
+        """Wait for the application's close frame, and then not long for the client's."""
+        self.close_timeout = LAST_WORDS
+        if self.close_sent:
+            super().shutdown()
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # uvicorn takes a refused upgrade for one that was forgotten, and complains in the log.
+            self.handshake_complete = True
 
 
 class _Server(uvicorn.Server):

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import SettingsError
@@ -31,6 +31,7 @@ from agent_host.server.responses import (
 )
 from agent_host.server.taking_up import take_up
 from agent_host.server.tokens import count_input_tokens
+from agent_host.server.websocket import WebSocketEndpoint
 from agent_host.settings import Settings
 from agent_host.stores import open_store
 from agent_host.stores.base import Store
@@ -75,8 +76,7 @@ def create_app(
     handlers: dict[Any, Any] = {HTTPException: partial(_routing_fault, host)}
     app = Starlette(
         routes=[
-            *_routes(host, ""),
-            *_routes(host, "/v1"),
+            *_routes(host),
             Route("/readiness", Endpoint(host, readiness), methods=["GET"]),
         ],
         lifespan=lifespan,
@@ -116,8 +116,19 @@ _ENDPOINTS: tuple[tuple[str, str, Serve], ...] = (
 )
 
 
-def _routes(host: Host, prefix: str) -> list[BaseRoute]:
-    return [Route(prefix + path, Endpoint(host, serve), methods=[method]) for method, path, serve in _ENDPOINTS]
+_PREFIXES = ("/v1", "")
+
+
+def _routes(host: Host) -> list[BaseRoute]:
+    # The router looks at one after the other, so those that are asked for most come first.
+    return [
+        *(
+            Route(prefix + path, Endpoint(host, serve), methods=[method])
+            for method, path, serve in _ENDPOINTS
+            for prefix in _PREFIXES
+        ),
+        *(WebSocketRoute(f"{prefix}/responses", WebSocketEndpoint(host)) for prefix in _PREFIXES),
+    ]
 
 
 async def _routing_fault(host: Host, request: Request, error: Exception) -> Endpoint:

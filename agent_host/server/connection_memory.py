@@ -33,6 +33,10 @@ class Unstored:
     items: tuple[InputItem, ...] = ()
     size: int = 0
 
+    def followed_by(self, view: View, commits: tuple[Commit, ...], calls: tuple[OpenCall, ...]) -> "Unstored":
+        """What a turn leaves that has continued this one, with the commits that it has made."""
+        return Unstored(view, (*self.commits, *commits), calls, size=self.size + _size_of(commits))
+
     def blob_reader(self, read: ReadBlobs) -> ReadBlobs:
         """Blob reads that find what is not stored in the commits, and ask `read` for the rest."""
 
@@ -44,7 +48,7 @@ class Unstored:
         return read_blobs
 
 
-def size_of(commits: Collection[Commit]) -> int:
+def _size_of(commits: Collection[Commit]) -> int:
     """About how many bytes these commits hold."""
     cells = sum(len(key) + len(value or b"") for commit in commits for key, value in commit.delta.items())
     return cells + sum(len(body) for commit in commits for body in commit.blobs.values())

@@ -33,8 +33,9 @@ async def create_conversation(exchange: Exchange) -> None:
     """POST /conversations: begin one, with or without items."""
     request = parse_new_conversation(await exchange.body())
     host, ids = exchange.host, exchange.host.sources.ids
-    items = await _complete(exchange, request.items, key := ids.partition_key())
-    conversation = Conversation(ids.new("conv", key), int(host.sources.clock()), _json(request.metadata))
+    conversation_id = ids.new("conv")
+    items = await _complete(exchange, request.items, key_of(conversation_id))
+    conversation = Conversation(conversation_id, int(host.sources.clock()), _json(request.metadata))
     await host.store.create_conversation(exchange.who.user, conversation, _stored(items))
     await _show(exchange, conversation)
 

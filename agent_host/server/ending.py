@@ -10,6 +10,7 @@ import msgspec
 from agent_host.errors import GuardLostError, StoreError
 from agent_host.ids import key_of
 from agent_host.server import bridge
+from agent_host.server.connection_memory import Unstored
 from agent_host.server.failures import unstored
 from agent_host.server.host import Host
 from agent_host.server.turn import Answer, Ended, Outcome, Turn
@@ -110,6 +111,13 @@ def _move(
     )
 
 
+def _left_by(turn: Turn, outcome: Outcome, last: Last) -> Unstored:
+    """What a turn that is not stored leaves to its connection."""
+    before = turn.start.unstored or Unstored(turn.start.view)
+    has_moved = outcome.view.commit_id != turn.start.view.commit_id
+    return before.followed_by(outcome.view, outcome.commits, last.calls if has_moved else before.calls)
+
+
 async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> Ended | None:
     """Store response and commits in one transaction; a turn that is not to be stored leaves nothing.
 
@@ -120,6 +128,8 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> En
     outcome = replace(outcome, completed_at=int(host.sources.clock()))
     last = end(host, turn, outcome)
     if not turn.request.store:
+        if turn.memory is not None:
+            turn.memory.keep(turn.facts.id, _left_by(turn, outcome, last))
         return Ended(last.transcript.final_response(), last.events)
     record, move = record_of(host, turn, outcome, last)
     user, key = turn.who.user, turn.key
@@ -127,7 +137,8 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> En
         if turn.log is not None:
             await turn.log.finish(record, outcome.commits, last.events, move=move, key=key)
         else:
-            commits = (*host.unstored_root(), *outcome.commits)
+            before = turn.start.unstored.commits if turn.start.unstored is not None else ()
+            commits = (*host.unstored_root(), *before, *outcome.commits)
             await host.store.finish(user, record, commits, move=move, key=key)
     except asyncio.CancelledError:
         # A store lets a cancellation through only after the verb has ended: the turn is stored.

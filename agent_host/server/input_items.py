@@ -35,7 +35,5 @@ async def _with_references(exchange: Exchange, items: list[dict[str, Any]]) -> l
     if not wanted:
         return items
     holders = await exchange.host.store.find_items(exchange.who.user, wanted)
-    return [
-        held_item(holders.get(item["id"], ()), item["id"]) or item if item["type"] == "item_reference" else item
-        for item in items
-    ]
+    found = {id: held_item(holders.get(id, ()), id) for id in wanted}
+    return [found.get(item["id"]) or item for item in items]

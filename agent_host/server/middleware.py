@@ -4,6 +4,8 @@ import hmac
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from agent_host.server.upgrade import refuse_upgrade
+
 OPEN_PATHS = frozenset({"/readiness"})
 
 
@@ -16,8 +18,10 @@ class ApiKey:
         self._expected = f"Bearer {key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _path(scope) in OPEN_PATHS or self._holds(scope):
+        if scope["type"] == "lifespan" or _path(scope) in OPEN_PATHS or self._holds(scope):
             await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await refuse_upgrade(self._refusal, scope, receive, send)
         else:
             await self._refusal(scope, receive, send)
 

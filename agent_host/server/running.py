@@ -17,13 +17,14 @@ from agent_host.server import bridge
 from agent_host.server.bridge import SETTLED, Narrator
 from agent_host.server.host import Host
 from agent_host.server.questions import open_questions
+from agent_host.server.starting_point import blob_reader
 from agent_host.server.turn import Answer, Outcome, Turn
 
 
 async def materialise(host: Host, turn: Turn) -> Lane:
     """Clone the executors and give them the starting commit's state. The lane is forgotten after the turn."""
     view = turn.resumed_at or turn.start.view
-    return await Lane.open(turn.facts.id, host.definition, view, host.blob_reader(turn.who.user))
+    return await Lane.open(turn.facts.id, host.definition, view, blob_reader(host, turn.who.user, turn.start.unstored))
 
 
 class _AtRest:
@@ -102,7 +103,7 @@ async def run(host: Host, turn: Turn, lane: Lane, answer: Answer) -> Outcome | N
     if lane.queued:
         return None
     questions = tuple(open_questions(lane))
-    if questions and not turn.request.store:
+    if questions and not turn.request.store and turn.memory is None:
         raise WorkflowRunnerException(
             f"The workflow asks {questions[0].name!r}, but a response that is not stored cannot be answered. "
             'Send the request with "store": true.'

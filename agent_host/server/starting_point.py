@@ -14,9 +14,10 @@ import msgspec
 
 from agent_host.engine import cells
 from agent_host.engine.running.lane import Lane
-from agent_host.engine.view import View
+from agent_host.engine.view import ReadBlobs, View
 from agent_host.messages import ApprovalRequest
 from agent_host.server import questions
+from agent_host.server.connection_memory import LaneMemory, Unstored
 from agent_host.server.host import Host
 from agent_host.server.questions import AnswerItem, Approved
 from agent_host.server.references import Resolved, resolve_references
@@ -40,6 +41,7 @@ class StartingPoint:
     """Everything a turn begins with. `inputs` holds the start executor's input, if the request brings one.
 
     `waiting` are the items that entered the conversation since its last turn; they are part of the input already.
+    `unstored` is what a connection remembers of the response that is continued, if that is not stored.
     """
 
     view: View
@@ -48,6 +50,7 @@ class StartingPoint:
     approved: tuple[Approved, ...] = ()
     conversation: Conversation | None = None
     waiting: Waiting = field(default_factory=Waiting)
+    unstored: Unstored | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +61,18 @@ class _Implied:
     items: tuple[InputItem, ...]
 
 
-async def find(host: Host, user: str, request: CreateRequest) -> StartingPoint:
-    """Look up where the turn of a request starts. Raises the `Problem` of whatever it names that is not there."""
+async def find(host: Host, user: str, request: CreateRequest, memory: LaneMemory | None = None) -> StartingPoint:
+    """Look up where the turn of a request starts: in its connection's memory, if it has one, and in the store.
+
+    Raises the `Problem` of whatever the request names that is not there.
+    """
+    unstored = memory.find(request.previous_response_id) if memory is not None else None
     read = _read_at_once(host, request.items)
     conversation, waiting = None, Waiting()
     commit_id = host.definition.root.id
-    if request.previous_response_id is not None:
+    if unstored is not None:
+        commit_id = unstored.view.commit_id
+    elif request.previous_response_id is not None:
         commit_id = (await resolve(host, user, request.previous_response_id)).commit
     elif request.conversation is not None:
         conversation = await host.store.read_conversation(user, request.conversation)
@@ -77,21 +86,21 @@ async def find(host: Host, user: str, request: CreateRequest) -> StartingPoint:
         implied = await _implied(host, user, request.items, resolved)
         if implied is not None:
             commit_id, items = implied.commit, implied.items
-    view = await host.view(user, commit_id)
+    view = unstored.view if unstored is not None else await host.view(user, commit_id)
     if view is None and conversation is not None:
         raise problems.conversation_not_found(conversation.id)
     if view is None:
         raise problems.previous_response_not_found(request.previous_response_id or "")
 
     entered = read_items([msgspec.json.decode(item.body) for item in waiting.items], "conversation")
-    answered = await _answers(host, user, view, items)
+    answered = await _answers(host, user, view, items, unstored)
     if answered.items and request.previous_response_id is None and conversation is None:
         others = _after_answers(items, answered.items)
     else:
         others = answered.others
     others = (*entered, *others)
     if read is not None and not (entered or answered.items):
-        return StartingPoint(view, (read,), conversation=conversation, waiting=waiting)
+        return StartingPoint(view, (read,), conversation=conversation, waiting=waiting, unstored=unstored)
     says = any(isinstance(item, InputMessage) and item.role == "user" for item in others)
     is_input = says or not (answered.items or answered.is_broken)
     return StartingPoint(
@@ -101,12 +110,19 @@ async def find(host: Host, user: str, request: CreateRequest) -> StartingPoint:
         approved=answered.approved,
         conversation=conversation,
         waiting=waiting,
+        unstored=unstored,
     )
 
 
 def _read_at_once(host: Host, items: Sequence[InputItem]) -> Any:
     """The start executor's input, if the request's messages are all of it; what it cannot take is said first of all."""
     return host.reader.read(items) if all(isinstance(item, InputMessage) for item in items) else None
+
+
+def blob_reader(host: Host, user: str, unstored: Unstored | None) -> ReadBlobs:
+    """Blob reads for a lane that starts from what is stored, or from what a connection remembers."""
+    read = host.blob_reader(user)
+    return read if unstored is None else unstored.blob_reader(read)
 
 
 async def resolve(host: Host, user: str, response_id: str) -> ResumePoint:
@@ -163,14 +179,16 @@ class _Answered:
     is_broken: bool = False
 
 
-async def _answers(host: Host, user: str, view: View, items: Sequence[InputItem]) -> _Answered:
+async def _answers(
+    host: Host, user: str, view: View, items: Sequence[InputItem], unstored: Unstored | None
+) -> _Answered:
     """The answers to all open questions of a commit, as values that these accept."""
     if not any(cells.split_nested(key)[1].startswith(cells.REQUEST) for key in view.cells):
         matched = questions.match(items, (), ())
         return _Answered({}, (), matched.others)
     # A lane to try the answers on: the turn's own is not touched before all of them are known to be good.
     try:
-        lane = await Lane.open("", host.definition, view, host.blob_reader(user))
+        lane = await Lane.open("", host.definition, view, blob_reader(host, user, unstored))
     except Exception:  # noqa: BLE001 - a hook of the user's: the turn meets it again and ends as failed, in order
         return _Answered({}, (), (), is_broken=True)
     now = host.sources.clock()
@@ -179,7 +197,7 @@ async def _answers(host: Host, user: str, view: View, items: Sequence[InputItem]
         for name, (frame, request) in lane.open_requests().items()
         if frame.outward and (request.expires_at is None or request.expires_at > now)
     }
-    calls = await host.store.read_calls(user, view.commit_id)
+    calls = [*await host.store.read_calls(user, view.commit_id), *(unstored.calls if unstored is not None else ())]
     matched = questions.match(items, calls, list(asked))
     approved = tuple(
         Approved(item.approval_request_id, asked[name])

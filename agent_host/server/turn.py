@@ -9,6 +9,7 @@ from agent_host.engine.events import WorkflowEvent
 from agent_host.engine.running.runner import StopSignal
 from agent_host.engine.view import View
 from agent_host.foundry.identity import Identity
+from agent_host.server.connection_memory import LaneMemory
 from agent_host.server.event_log import TurnLog
 from agent_host.server.questions import Question
 from agent_host.server.starting_point import StartingPoint
@@ -39,7 +40,7 @@ class Turn:
     """One request's work: what was asked, by whom, where it starts, and the transcript of its response.
 
     A background turn has a `log`. `resumed_at` is where a turn stands that another process has begun, or this one in an
-    earlier life.
+    earlier life. `memory` is that of the connection over which the turn was asked for, if it has one.
     """
 
     request: CreateRequest
@@ -50,6 +51,7 @@ class Turn:
     key: IdempotencyKey | None = None
     log: TurnLog | None = None
     resumed_at: View | None = None
+    memory: LaneMemory | None = None
     stop: StopSignal = field(default_factory=StopSignal)
     usage: dict[str, int] = field(default_factory=dict)
 

@@ -21,6 +21,7 @@ from agent_host.errors import (
 from agent_host.foundry.identity import Identity, identify
 from agent_host.ids import key_of
 from agent_host.server import starting_point
+from agent_host.server.connection_memory import LaneMemory
 from agent_host.server.ending import finish, take_back_cancellation
 from agent_host.server.failures import failure, stopped
 from agent_host.server.host import Host
@@ -38,14 +39,19 @@ log = logging.getLogger("agent_host")
 
 
 async def take_turn(
-    host: Host, body: bytes, headers: Mapping[str, str], open_answer: Callable[[CreateRequest], Answer]
+    host: Host,
+    body: bytes,
+    headers: Mapping[str, str],
+    open_answer: Callable[[CreateRequest], Answer],
+    memory: LaneMemory | None = None,
 ) -> Ended:
     """Take one turn. The client hears of its end only when that is stored; of a background turn, when it is accepted.
 
+    What is not to be stored is left to the `memory` of a connection that has one, and can be continued from there.
     Raises a `Problem` before anything has begun, and if the end of a plain answer could not be stored; `Repeated` if
     the request was made before under the same idempotency key.
     """
-    request = parse_request(body)
+    request = read_request(host, body, memory)
     answer = open_answer(request)
     who = identify(headers, host.sources.new_request_id)
     key = idempotency_key(headers, request)
@@ -53,7 +59,7 @@ async def take_turn(
     if request.background:
         return await accept(host, request, who, key, body)
     async with host.runs.place():
-        turn = await admit(host, request, who, key)
+        turn = await admit(host, request, who, key, memory=memory)
         answer.tell([*turn.transcript.created(), *turn.transcript.in_progress()])
         ended = await work(host, turn, answer)
     assert ended is not None, "only background turns are left for later"
@@ -84,18 +90,31 @@ async def work(host: Host, turn: Turn, answer: Answer) -> Ended | None:
 # --- Admission -----------------------------------------------------------------------------------------------------
 
 
+def read_request(host: Host, body: bytes, memory: LaneMemory | None = None) -> CreateRequest:
+    """The request in a body, with the input that has waited for it in its connection's memory."""
+    request = parse_request(body)
+    if host.settings.strict_model and request.model not in (None, host.workflow.name):
+        raise problems.model_not_found(request.model)
+    return request if memory is None else memory.with_waiting(request)
+
+
 async def admit(
-    host: Host, request: CreateRequest, who: Identity, key: IdempotencyKey | None, body: bytes = b""
+    host: Host,
+    request: CreateRequest,
+    who: Identity,
+    key: IdempotencyKey | None,
+    body: bytes = b"",
+    memory: LaneMemory | None = None,
 ) -> Turn:
     """Find where the turn starts and take its conversation, or answer why that is not possible.
 
     A background turn is stored with its request, so that it can begin again; a foreground turn writes nothing.
     """
-    start = await starting_point.find(host, who.user, request)
+    start = await starting_point.find(host, who.user, request, memory)
     ids = host.sources.ids
     partition = key_of(request.previous_response_id or request.conversation) or ids.partition_key()
     facts = facts_of(host, request, ids.new("resp", partition), int(host.sources.clock()))
-    turn = Turn(request, who, facts, transcript_of(host, facts), start, key)
+    turn = Turn(request, who, facts, transcript_of(host, facts), start, key, memory=memory)
     if request.background or (request.store and (start.conversation is not None or key is not None)):
         await _take_place(host, turn, body)
     return turn
@@ -192,6 +211,7 @@ async def work_in_background(host: Host, turn: Turn) -> None:
     except asyncio.CancelledError:
         outcome = cut_off(host, turn)
         if outcome is not None:
+            answer.tell(turn.transcript.in_progress())  # a response ends from there only
             ended = await finish(host, turn, outcome, answer)
     if ended is None:
         await host.background.give_back((turn.who.user, turn.facts.id))

@@ -46,10 +46,24 @@ class ConversationContract:
             assert not await store.delete_conversation(stranger, "conv_1")
             with pytest.raises(TurnConflictError):
                 await store.finish(stranger, response("1", ROOT, ROOT), [ROOT], move=ConversationMove("conv_1", None))
-        await store.create_conversation("bob", replace(conversation("1"), metadata=b"bob's"), [item("1")])
+        waiting = await store.waiting_items("ann", "conv_1")
+        await store.create_conversation("bob", conversation("1"), [item("0"), item("1")])
+        await store.update_conversation("bob", "conv_1", b"bob's")
+        await store.add_items("bob", "conv_1", [item("2")])
+        assert await store.read_conversation("ann", "conv_1") == conversation("1")
+        assert await names(store, "bob") == ["0", "1", "2"]
+        await store.add_items("ann", "conv_1", [item("3")])
+        assert await names(store, "ann") == ["1", "3"]
+        newest = await store.list_items("ann", "conv_1", after=None, limit=9, newest_first=True)
+        assert newest == ([item("3"), item("1")], False)
+        position = (await store.waiting_items("bob", "conv_1")).position
+        move = ConversationMove("conv_1", None, (item("4"),), position)
+        await store.finish("bob", response("1", ROOT, ROOT), [ROOT], move=move)
+        assert await store.delete_item("bob", "conv_1", "msg_1")
+        assert (await store.waiting_items("ann", "conv_1")).items == (*waiting.items, item("3"))
         assert await store.delete_conversation("bob", "conv_1")
         assert await store.read_conversation("ann", "conv_1") == conversation("1")
-        assert await names(store, "ann") == ["1"]
+        assert await names(store, "ann") == ["1", "3"]
 
     async def test_cancelled_changes_are_whole_or_nothing(self, store: Store) -> None:
         """R4: when the cancelled caller has returned, all of its items are there or none; so with a deletion."""

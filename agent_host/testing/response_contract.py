@@ -22,9 +22,8 @@ class ResponseContract:
     async def test_responses_of_users_are_apart(self, store: Store) -> None:
         """R1: another user's questions, items, compactions and deletions are as if they were not there."""
         one = child(ROOT, "one")
-        await store.finish(
-            "ann", replace(response("1", ROOT, one), calls=CALLS, items=("msg_1",)), [ROOT, one], guard=None
-        )
+        record = replace(response("1", ROOT, one), calls=CALLS, items=("msg_1",))
+        await store.finish("ann", record, [ROOT, one])
         await store.keep_compaction("ann", Compaction("handle", 100, b"items"))
         for stranger in ("bob", "", "*"):
             assert await store.read_calls(stranger, one.id) == []
@@ -32,13 +31,16 @@ class ResponseContract:
             assert await store.find_items(stranger, ["msg_1"]) == {}
             assert await store.read_compaction(stranger, "handle") is None
             assert not await store.delete_response(stranger, "resp_1")
-        assert await store.read_response("ann", "resp_1") is not None
-        theirs = replace(response("1", ROOT, one), calls=CALLS, items=("msg_1",), body=b"bob's")
-        await store.finish("bob", theirs, [one])
+        await store.finish("bob", replace(record, body=b"bob's"), [one])
+        assert await store.read_response("ann", "resp_1") == record
+        await store.keep_compaction("bob", Compaction("handle", 200, b"bob's"))
         assert await store.find_items("ann", ["msg_1"]) == {"msg_1": (b"input", b"body")}
         assert await store.find_items("bob", ["msg_1"]) == {"msg_1": (b"input", b"bob's")}
         assert await store.delete_response("bob", "resp_1")
+        assert await store.read_response("ann", "resp_1") == record
         assert await store.read_calls("ann", one.id) == list(CALLS)
+        assert await store.find_items("ann", ["msg_1"]) == {"msg_1": (b"input", b"body")}
+        assert await store.read_compaction("ann", "handle") == Compaction("handle", 100, b"items")
 
     async def test_a_response_is_read_with_its_questions_and_items(self, store: Store) -> None:
         """R11: in their order, whoever else has them; and whether it ran in the background."""
@@ -183,6 +185,22 @@ class ResponseContract:
         await store.delete_response("", "resp_failed")
         assert await store.commit_log().delete(one.id)
 
+    async def test_what_another_user_continues_keeps_no_commit(self, store: Store) -> None:
+        """R27: a commit that both have is kept for the one who continues it, and deleted for the other."""
+        one = child(ROOT, "one", session="resp_1")
+        await store.create_conversation("ann", conversation("1"), [])
+        asked = replace(response("1", ROOT, one), calls=CALLS)
+        await store.finish("ann", asked, [ROOT, one], move=ConversationMove("conv_1", None))
+        await store.finish("ann", replace(response("failed", one, one), status="failed"), [])
+        await store.admit("ann", background("2", start_commit=one.id))
+        await store.keep_compaction("ann", Compaction("handle", 100, b"", one.id))
+        log = store.commit_log("bob")
+        await log.commit([ROOT, one], None)
+        await log.move_head("support", "resp_1", ROOT.id, one.id)
+        assert await log.delete(one.id)
+        with pytest.raises(WorkflowCheckpointException):
+            await store.commit_log("ann").delete(one.id)
+
     # --- Compactions and retention ---------------------------------------------------------------------------
 
     async def test_compactions(self, store: Store) -> None:
@@ -218,6 +236,8 @@ class ResponseContract:
         await store.expire(0, 601)
         assert await store.find_key("*", "key", 0) is None
         assert await store.read_events("*", "resp_1", -1, 10) == [b"a"]
+        await store.expire(601, 0)
+        assert await store.read_events("*", "resp_1", -1, 10) == []
 
     async def test_events_of_what_has_no_end_time_are_kept_from_the_last_lease_on(self, store: Store) -> None:
         """R58: a response without the time of its end has ended when its lease would have."""

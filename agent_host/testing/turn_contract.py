@@ -54,13 +54,29 @@ class TurnContract:
                 with pytest.raises(GuardLostError):
                     await write
             await store.release(stranger, "resp_1")
+        await store.admit("bob", foreground("2", conversation="conv_1", key=KEY))
+        await store.release("bob", "resp_2")
+        await store.finish("cleo", response("1", ROOT, ROOT), [])
         theirs = await begun(store, "1", user="bob", conversation="conv_1", key=KEY)
-        await store.finish("bob", response("1", ROOT, ROOT), [], guard=theirs)
+        await store.renew("me", [("bob", "resp_1")], 50)
+        await store.step("bob", theirs, [child(ROOT, "two")], [b"b"])
+        await store.record("bob", theirs.after(1), {"note": b"bob"})
+        assert [found.user for found in await store.lapsed(10)] == ["ann"]
         ours = await store.read_turn("ann", "resp_1")
         assert ours == background(
             "1", conversation="conv_1", key=KEY, status="in_progress", commit="chk_one", attempt=1, last_sequence=0
         )
+        ended = replace(response("1", ROOT, ROOT), completed_at=5)
+        await store.finish("bob", ended, [], guard=theirs.after(1), events=[b"c"])
+        assert await store.delete_response("bob", "resp_1")
+        assert await store.read_turn("ann", "resp_1") == ours
         assert await store.recorded("ann", "resp_1") == {"note": b"ann"}
+        assert await store.read_events("ann", "resp_1", -1, 10) == [b"a"]
+        await begun(store, "1", user="bob", conversation="conv_1", key=KEY)
+        await store.release("bob", "resp_1")
+        assert await store.read_turn("ann", "resp_1") == ours
+        assert await store.recorded("ann", "resp_1") == {"note": b"ann"}
+        assert await store.read_events("ann", "resp_1", -1, 10) == [b"a"]
 
     async def test_a_cancelled_admission_is_whole_or_nothing(self, store: Store) -> None:
         """R4: when the cancelled caller has returned, the turn is in flight with its conversation, or all is free."""

@@ -371,8 +371,7 @@ class InputReader:
         return OtherItem(kind, {key: value for key, value in item.items() if value is not None}, path)
 
     def _read_typed(self, kind: str, item: dict[str, Any], path: str) -> InputItem:
-        given, id = item.get, item.get("id")
-        own = _TYPED[kind].own
+        id, own = item.get("id"), _TYPED[kind].own
         more = {key: value for key, value in item.items() if value is not None and key not in own and key != "type"}
         if kind == "function_call":
             return InputFunctionCall(item["call_id"], item["name"], item["arguments"], path, id, more)
@@ -380,7 +379,7 @@ class InputReader:
             output = self._parts(item["output"], f"{path}.output", self._said_to)
             return InputFunctionOutput(item["call_id"], output, path, id, type(item["output"]) is str, more)
         if kind == "mcp_approval_response":
-            return InputApproval(item["approval_request_id"], item["approve"], path, given("reason"), id, more)
+            return InputApproval(item["approval_request_id"], item["approve"], path, item.get("reason"), id, more)
         if kind == "compaction":
             return InputCompaction(item["encrypted_content"], path, id, more)
         return InputReference(item["id"], path)

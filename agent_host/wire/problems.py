@@ -247,11 +247,6 @@ def unsupported_input(path: str, what: str, accepted: Iterable[str]) -> Problem:
     )
 
 
-def not_available(param: str, what: str) -> Problem:
-    """A feature of the API that this version of the host does not have."""
-    return _bad(param, "unsupported_parameter", f"{what} is not available in this version of the host.")
-
-
 # --- State that does not exist or is not ready -----------------------------------------------------------------
 
 
@@ -281,15 +276,6 @@ def response_not_found(id: str) -> Problem:
     """The response named in the path does not exist."""
     message = f"Response with id '{_short(id)}' not found."
     return Problem(404, message, param="response_id", code="response_not_found")
-
-
-def replay_not_possible(id: str) -> Problem:
-    """The events of a response are asked for that were never kept, or are not kept any more."""
-    return _bad(
-        "stream",
-        "replay_not_available",
-        f"The events of response '{_short(id)}' can no longer be streamed. Read it without 'stream' instead.",
-    )
 
 
 def cannot_cancel_synchronous() -> Problem:
@@ -451,8 +437,8 @@ def foreign_origin(origin: str) -> Problem:
     """A page of another site asks for a WebSocket, which browsers allow it to: it would speak as the user."""
     return Problem(
         403,
-        f"Pages of '{_short(origin)}' may not open a WebSocket here. Set an API key and connect from a program, or serve "
-        "the page from the host's own address.",
+        f"Pages of '{_short(origin)}' may not open a WebSocket here. Set an API key and connect from a program, or "
+        "serve the page from the host's own address.",
         code="foreign_origin",
     )
 

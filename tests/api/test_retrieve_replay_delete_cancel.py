@@ -52,7 +52,7 @@ async def test_what_is_not_stored_is_not_found(site: Any) -> None:
 
 # --- Replay ------------------------------------------------------------------------------------------------------
 
-STREAMED = ["count 3", "hi", "think hi", "ask Where?|When?", "fail so far", "large 100000"]
+STREAMED = ["count 3", "hi", "think hi", "ask Where?|When?", "fail", "large 100000"]
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -63,6 +63,17 @@ async def test_a_replay_is_the_original(site: Any, told: Any, text: str, backgro
     path = f"/responses/{live[0]['response']['id']}"
     assert await told(site, path) == live
     assert await told(site, path) == live
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_what_was_taken_back_is_replayed_as_far_as_it_is_kept(site: Any, told: Any, background: bool) -> None:
+    """Text of a failed attempt is in the log of a background response only; elsewhere its pieces come back empty."""
+    live = await told(site, {"input": "fail so far", "background": background})
+    pieces = [event for event in live if event["type"] == "response.output_text.delta"]
+    assert [event["delta"] for event in pieces] == ["so far"]
+    if not background:
+        pieces[0]["delta"] = ""
+    assert await told(site, f"/responses/{live[0]['response']['id']}") == live
 
 
 async def test_what_was_not_streamed_can_be_replayed(site: Any, told: Any) -> None:
@@ -164,10 +175,8 @@ async def test_the_stock_client_turns_the_pages(site: Any, order: str) -> None:
 async def test_input_items_are_those_of_the_own_request(site: Any) -> None:
     """What a response continues has its items elsewhere; each item has an id, the one it came with if it had one."""
     one = await site.say("one")
-    two = await site.client.responses.create(
-        model="any", previous_response_id=one.id,
-        input=[{"type": "message", "role": "user", "content": "two", "id": "msg_mine"}, {"role": "user", "content": "3"}],
-    )  # fmt: skip
+    given = [{"role": "user", "content": "two", "id": "msg_mine"}, {"role": "user", "content": "3"}]
+    two = await site.client.responses.create(model="any", previous_response_id=one.id, input=given)
     items = (await site.http.get(f"/responses/{two.id}/input_items", params={"order": "asc"})).json()["data"]
     assert texts(items) == ["two", "3"]
     assert items[0]["id"] == "msg_mine"
@@ -262,7 +271,9 @@ async def test_a_cancelled_response_can_be_continued(site: Any, begun: Any) -> N
     assert (await site.say("two", made.id)).output_text == "2: one|two"
 
 
-async def test_a_response_that_waits_for_its_turn_can_be_cancelled(serve_checked: Any, clerk: Clerk, begun: Any) -> None:
+async def test_a_response_that_waits_for_its_turn_can_be_cancelled(
+    serve_checked: Any, clerk: Clerk, begun: Any
+) -> None:
     """It is never begun."""
     site = await serve_checked(office(clerk), max_concurrent_turns=1)
     first = await site.say("wait", background=True)
@@ -278,7 +289,7 @@ async def test_a_response_that_waits_for_its_turn_can_be_cancelled(serve_checked
 async def test_a_foreground_response_is_not_cancelled(site: Any) -> None:
     """Only what runs in the background can be; the message is the one that clients know."""
     made = await site.say("hi")
-    with pytest.raises(openai.BadRequestError, match="Cannot cancel a synchronous response."):
+    with pytest.raises(openai.BadRequestError, match=r"Cannot cancel a synchronous response\."):
         await site.client.responses.cancel(made.id)
     assert await site.client.responses.retrieve(made.id) == made
 

@@ -79,7 +79,11 @@ async def test_a_call_of_a_function_that_nobody_declared_is_returned(site: Any) 
         streamed = await stream.get_final_response()
     for response in (created, parsed, streamed):
         (call,) = response.output
-        assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "question", {"question": "Where?"})
+        assert (call.type, call.name, json.loads(call.arguments)) == (
+            "function_call",
+            "question",
+            {"question": "Where?"},
+        )
     assert [event.arguments for event in done] == [streamed.output[0].arguments]
 
 

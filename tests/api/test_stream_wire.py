@@ -213,9 +213,7 @@ async def test_a_large_event_is_one_frame(site: Any) -> None:
 
 
 @pytest.mark.parametrize("background", [False, True])
-async def test_an_idle_stream_is_kept_alive(
-    serve_checked: Any, clerk: Clerk, begun: Any, background: bool
-) -> None:
+async def test_an_idle_stream_is_kept_alive(serve_checked: Any, clerk: Clerk, begun: Any, background: bool) -> None:
     """While the workflow is silent comments come, and nothing but comments; then the stream goes on."""
     site = await serve_checked(office(clerk), keep_alive=0.02)
     reading = asyncio.create_task(raw(site, {"input": "wait", "background": background}))

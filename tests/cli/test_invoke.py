@@ -18,7 +18,9 @@ from tests.cli.scripted import Telling, answer, asking, final, refusal, scripted
 from tests.cli.terminal import Terminal
 from tests.clients.test_conversations import REMEMBERING
 
-ASKING = f"{Path(__file__).parent.parent / 'clients/node/served.py'}:workflow"
+CLIENTS = Path(__file__).parent.parent / "clients" / "node"
+ASKING = f"{CLIENTS / 'served.py'}:workflow"
+APPROVING = f"{CLIENTS / 'approvals' / 'approving.py'}:workflow"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -556,6 +558,18 @@ def test_a_question_of_the_real_server_is_answered(serve: Any, run_cli: Run, tmp
     command = asked.stderr.rpartition("agent-host ")[2].replace("TEXT", "here", 1).replace("TEXT", "now", 1).split()
     answered = run_cli(*command)
     assert (answered.returncode, answered.stdout) == (0, "Where? here, turn 1\nWhen? now, turn 1\n"), answered.stderr
+
+
+def test_an_approval_of_the_real_server_is_given(serve: Any, run_cli: Run) -> None:
+    """In either form of an approval, the command that is shown gives it."""
+    for form in ("function_call", "mcp"):
+        host = serve(APPROVING, "--approvals", form, store=None)
+        asked = run_cli("invoke", "refund", "--url", host.base_url)
+        assert asked.returncode == 3
+        assert "amount" in asked.stderr
+        command = asked.stderr.rpartition("agent-host ")[2].replace("TEXT", "yes").split()
+        assert run_cli(*command).stdout == "refunded\n"
+        host.stop()
 
 
 def test_a_background_response_of_the_real_server_is_waited_for(serve: Any, run_cli: Run) -> None:

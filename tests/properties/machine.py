@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.properties import tables
 from tests.properties.calling import Call, Site
@@ -19,7 +19,8 @@ from tests.properties.model import ATTEMPTS, Commit, Conversation, Entry, Respon
 T = TypeVar("T")
 COMMANDS = ("say", "say", "stream", "ask", "ask", "pair", "nest", "fail", "break", "wait", "late")
 WAITING = ("wait", "late")
-FORMS = ("plain", "stream", "background", "background stream", "unstored", "unstored stream")
+STORED = ("plain", "stream", "background", "background stream")
+FORMS = (*STORED, *STORED, "unstored", "unstored stream")
 WRONG = ("wrong type", "partial", "contradiction", "unknown", "none")
 TERMINAL = {"response.completed", "response.failed", "response.incomplete"}
 ANYWHERE = st.integers(0, 999)
@@ -75,13 +76,15 @@ class Clients(RuleBasedStateMachine):
 
     def place(self, at: int) -> tuple[dict[str, Any], Commit | None, Conversation | None, str | None]:
         """Somewhere to begin: what a request says of it, its commit, its conversation, or the code of the refusal."""
-        if at % 4 == 0:
+        kind, at = at % 8, at // 8
+        if kind == 0:
             return {}, self.root, None, None
-        if at % 4 == 1 and self.conversations:
-            conversation = self.conversations[at // 4 % len(self.conversations)]
+        if kind in (1, 2, 3) and self.conversations:
+            conversation = self.conversations[at % len(self.conversations)]
             refusal = "conversation_not_found" if conversation.deleted else None
             return {"conversation": conversation.id}, conversation.head, conversation, refusal
-        id = self.any_id(at // 4)
+        stored = [each.id for each in self.responses if not each.deleted]
+        id = stored[-1 - at % len(stored)] if stored and kind < 7 else self.any_id(at)
         found = self.response(id)
         asked = {"previous_response_id": id}
         if found is not None:
@@ -89,7 +92,18 @@ class Clients(RuleBasedStateMachine):
         refusal = "previous_response_not_ready" if self.in_background(id) else "previous_response_not_found"
         return asked, None, None, refusal
 
+    def are_asked(self) -> bool:
+        return any(each.commit.calls for each in self.responses if not each.deleted)
+
+    def are_waiting(self) -> bool:
+        return bool(self.turns)
+
     # --- Turns ---
+
+    @rule(at=ANYWHERE, command=st.sampled_from(WAITING), form=st.sampled_from(STORED))
+    def begin_to_say(self, at: int, command: str, form: str) -> None:
+        """A turn that waits in its middle, so that something can happen meanwhile."""
+        self.say(at, command, form)
 
     @rule(at=ANYWHERE, command=st.sampled_from(COMMANDS), form=st.sampled_from(FORMS))
     def say(self, at: int, command: str, form: str) -> None:
@@ -100,6 +114,7 @@ class Clients(RuleBasedStateMachine):
             refusal = "missing_tool_output"
         self.do(self.take(asked, text, (), start, conversation, refusal, form))
 
+    @precondition(are_asked)
     @rule(at=ANYWHERE, form=st.sampled_from(FORMS), waits=st.booleans(), inline=st.booleans())
     def answer(self, at: int, form: str, waits: bool, inline: bool) -> None:
         """All open questions are answered, by the id of the response or by the history alone."""
@@ -116,6 +131,7 @@ class Clients(RuleBasedStateMachine):
             outputs = [{"role": "user", "content": "before"}, *calls, *outputs]
         self.do(self.take(asked, outputs, answers, start, conversation, refusal, form))
 
+    @precondition(are_asked)
     @rule(at=ANYWHERE, how=st.sampled_from(WRONG), form=st.sampled_from(FORMS))
     def answer_wrongly(self, at: int, how: str, form: str) -> None:
         """An answer of the wrong type, half an answer, two different ones, or one to nothing: refused."""
@@ -319,11 +335,11 @@ class Clients(RuleBasedStateMachine):
                 await follower.task
             assert follower.events == story[place + 1 : place + 1 + len(follower.events)]
 
+    @precondition(are_waiting)
     @rule(at=ANYWHERE)
     def let_go(self, at: int) -> None:
         """A turn that waits goes on to its end, and those who have followed it hear all of it."""
-        if self.turns:
-            self.do(self._let_go(self.turns[at % len(self.turns)]))
+        self.do(self._let_go(self.turns[at % len(self.turns)]))
 
     async def _let_go(self, turn: Turn) -> None:
         assert turn.gate is not None
@@ -333,12 +349,12 @@ class Clients(RuleBasedStateMachine):
         if response is not None:
             assert all(call.events[-1]["response"] == response.shown for call in followers)
 
+    @precondition(lambda self: any(turn.call is not None for turn in self.turns))
     @rule(at=ANYWHERE)
     def leave(self, at: int) -> None:
         """A client goes away: its foreground turn is cancelled, a background turn does not notice."""
         connected = [turn for turn in self.turns if turn.call is not None]
-        if connected:
-            self.do(self._leave(connected[at % len(connected)]))
+        self.do(self._leave(connected[at % len(connected)]))
 
     async def _leave(self, turn: Turn) -> None:
         assert turn.call is not None
@@ -368,6 +384,7 @@ class Clients(RuleBasedStateMachine):
 
     # --- What is done to responses ---
 
+    @precondition(lambda self: self.responses or self.turns)
     @rule(at=ANYWHERE)
     def cancel(self, at: int) -> None:
         """A background turn ends as cancelled; what has ended stays as it is; the rest is refused."""
@@ -386,6 +403,7 @@ class Clients(RuleBasedStateMachine):
         else:
             assert (call.status, call.code) == (400, "cannot_cancel_synchronous")
 
+    @precondition(lambda self: self.responses or self.turns)
     @rule(at=ANYWHERE)
     def delete(self, at: int) -> None:
         """What has ended can be deleted, once; what continues it does not notice."""
@@ -409,6 +427,7 @@ class Clients(RuleBasedStateMachine):
         if commit not in kept:
             commit.calls = []
 
+    @precondition(lambda self: self.responses or self.turns)
     @rule(at=ANYWHERE, place=st.integers(-1, 30))
     def follow(self, at: int, place: int) -> None:
         """Events from any place on: all that are left of what has ended, and of what runs as they come."""
@@ -467,21 +486,20 @@ class Clients(RuleBasedStateMachine):
 
     # --- Conversations ---
 
+    @precondition(lambda self: len(self.conversations) < 3)
     @rule(texts=st.lists(st.sampled_from(["user", "assistant"]), max_size=2))
     def create_conversation(self, texts: Sequence[str]) -> None:
         """A conversation begins, with or without items."""
-        if len(self.conversations) < 4:
-            items = [{"role": role, "content": f"note {self.number()}"} for role in texts]
-            call = self.do(self.site.ask("POST", "/conversations", {"items": items}))
-            conversation = Conversation(call.json["id"], self.root)
-            self.conversations.append(conversation)
-            self.do(self.lists(conversation, items))
+        items = [{"role": role, "content": f"note {self.number()}"} for role in texts]
+        call = self.do(self.site.ask("POST", "/conversations", {"items": items}))
+        conversation = Conversation(call.json["id"], self.root)
+        self.conversations.append(conversation)
+        self.do(self.lists(conversation, items))
 
+    @precondition(lambda self: self.conversations)
     @rule(at=ANYWHERE, role=st.sampled_from(["user", "assistant"]))
     def add_item(self, at: int, role: str) -> None:
         """An item is added behind those that are there, also while a turn runs."""
-        if not self.conversations:
-            return
         conversation = self.conversations[at % len(self.conversations)]
         item = {"role": role, "content": f"note {self.number()}"}
         call = self.do(self.site.ask("POST", f"/conversations/{conversation.id}/items", {"items": [item]}))
@@ -497,6 +515,7 @@ class Clients(RuleBasedStateMachine):
         assert [_text_of(item) for item in new] == [item["content"] for item in added]
         conversation.items += [Entry(_text_of(item), item["role"], waits=True, id=item["id"]) for item in new]
 
+    @precondition(lambda self: self.conversations)
     @rule(at=ANYWHERE)
     def delete_item(self, at: int) -> None:
         """A deleted item is in no list and waits no more."""
@@ -509,10 +528,11 @@ class Clients(RuleBasedStateMachine):
         if not conversation.deleted:
             conversation.items.remove(entry)
 
+    @precondition(lambda self: len(self.conversations) > 1)
     @rule(at=st.integers(0, 99))
     def delete_conversation(self, at: int) -> None:
         """A conversation goes; the responses that were given in it stay."""
-        if not self.conversations or at % 3:
+        if at % 3:
             return
         conversation = self.conversations[at % len(self.conversations)]
         call = self.do(self.site.ask("DELETE", f"/conversations/{conversation.id}"))
@@ -563,6 +583,7 @@ class Clients(RuleBasedStateMachine):
 
     # --- Starting again ---
 
+    @precondition(are_waiting)
     @rule(crash=st.booleans(), hesitates=st.booleans())
     def start_again(self, crash: bool, hesitates: bool) -> None:
         """Background turns go on, at most so many times; foreground turns end as failed, or were never there."""

@@ -1,6 +1,7 @@
 """Conversations and their items, as clients make, read, list, change and delete them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Never
 
 import openai
@@ -8,6 +9,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from agent_host import Workflow, WorkflowBuilder, WorkflowContext, executor
+from agent_host.stores import Store, open_store
 
 
 @executor(id="echo")
@@ -78,6 +80,37 @@ async def test_nothing_is_done_to_an_unknown_conversation(client: AsyncOpenAI) -
             with pytest.raises(openai.NotFoundError) as caught:
                 await call()
             assert caught.value.code == "conversation_not_found"
+
+
+class Particular:
+    """A store that cannot be asked for a text with a zero in it, as there are databases that cannot."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        verb = getattr(self._store, name)
+
+        def ask(*arguments: Any, **more: Any) -> Any:
+            for argument in (*arguments, *more.values()):
+                assert not isinstance(argument, str) or "\0" not in argument
+            return verb(*arguments, **more)
+
+        return ask
+
+
+async def test_what_cannot_be_an_id_is_not_looked_for(serve_app: Any, tmp_path: Path) -> None:
+    """No store is asked for the impossible: it is not found, or it is a fault of the request."""
+    site = await serve_app(echoing(), Particular(open_store(f"sqlite:///{tmp_path}/particular.db")))
+    conversation = (await site.http.post("/conversations", json={})).json()["id"]
+    for path, status in {
+        "/conversations/a%00b": 404,
+        "/conversations/a%00b/items": 404,
+        f"/conversations/{conversation}/items/a%00b": 404,
+        f"/conversations/{conversation}/items?after=a%00b": 400,
+        "/responses/a%00b/input_items": 404,
+    }.items():
+        assert (await site.http.get(path)).status_code == status, path
 
 
 async def test_items_are_added_behind_those_that_are_there(client: AsyncOpenAI) -> None:

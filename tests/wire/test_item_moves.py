@@ -309,3 +309,48 @@ def test_only_an_item_that_begins_is_added(begun: Transcript, item: dict[str, An
     with pytest.raises(IllegalMove):
         begun.add(item)
     assert visible(begun) == before
+
+
+@pytest.mark.parametrize("how", ["open_reasoning", "open_refusal", "approval_request", "add"])
+def test_no_item_of_any_kind_comes_before_work_begins(transcript: Transcript, how: str) -> None:
+    """An item that comes too early raises, and uses up no id and no index."""
+    transcript.created()
+    given: dict[str, Any] = {
+        "approval_request": ("n", "s", "{}"),
+        "add": ({"type": "reasoning", "id": "rs_1", "summary": []},),
+    }
+    with pytest.raises(IllegalMove):
+        getattr(transcript, how)(*given.get(how, ()))
+    transcript.in_progress()
+    assert transcript.whole(MESSAGE)[0]["item"]["id"] == "msg_0"
+
+
+def test_a_text_that_is_empty_has_no_delta(begun: Transcript) -> None:
+    """A refusal without a word is opened and closed."""
+    assert "refusal.delta" not in types(begun.refusal(""))
+
+
+def test_an_item_is_not_done_before_its_order_says_so(begun: Transcript) -> None:
+    """What is left to tell cannot be left out."""
+    begun.open_function_call("call_1", "ask")
+    before = visible(begun)
+    with pytest.raises(IllegalMove):
+        begun.done(0)
+    assert visible(begun) == before
+
+
+def test_no_two_events_share_what_is_empty(begun: Transcript) -> None:
+    """A caller that changes an event it was given changes no other."""
+    begun.open_reasoning()[1][0]["item"]["summary"].append("changed")
+    assert begun.open_reasoning()[1][0]["item"]["summary"] == []
+
+
+def test_annotations_of_a_copy_are_its_own(begun: Transcript) -> None:
+    """A copy that is taken between two annotations has the first alone."""
+    begun.open_message("final_answer")
+    begun.move(0, "text done")
+    copied = begun.copy()
+    begun.move(0, "annotation", CITED["content"][0]["annotations"][0])
+    copied.close(0)
+    begun.close(0)
+    assert [len(each.output[0]["content"][0]["annotations"]) for each in (copied, begun)] == [0, 1]

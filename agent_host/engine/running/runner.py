@@ -45,6 +45,7 @@ from agent_host.ids import random_bytes
 Durability = Literal["step", "turn"]
 OnCheckpointError = Literal["fail", "warn"]
 Sink = Callable[[WorkflowEvent], None]
+Tell = Callable[[], None]
 
 log = logging.getLogger("agent_host.engine")
 
@@ -315,7 +316,7 @@ class Run:
         def tell(call: Call, event: WorkflowEvent) -> None:
             at_once(functools.partial(self._tell_custom, call.name, event))
 
-        def at_once(told: Callable[[], None]) -> None:
+        def at_once(told: Tell) -> None:
             if _on_loop(loop):
                 told()
             else:
