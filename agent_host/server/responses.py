@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from agent_host.ids import is_well_formed
 from agent_host.server.exchange import Exchange, going_down
 from agent_host.server.following import follow
 from agent_host.server.host import Host
@@ -69,9 +70,17 @@ async def _follow(exchange: Exchange, response_id: str, *, after: int) -> None:
     await send_frames(exchange.send, exchange.own_headers, frames)
 
 
+def _response_id(exchange: Exchange) -> str:
+    """The id in the path. One that no response can have never reaches the store."""
+    response_id = exchange.path("response_id")
+    if not is_well_formed(response_id):
+        raise problems.response_not_found(response_id)
+    return response_id
+
+
 async def retrieve_response(exchange: Exchange) -> None:
     """GET /responses/{id}: a response as it is now, or its events from any place on."""
-    host, user, response_id = exchange.host, exchange.who.user, exchange.path("response_id")
+    host, user, response_id = exchange.host, exchange.who.user, _response_id(exchange)
     asked = retrieve_query(exchange.query.multi_items())
     response = await _response(host, user, response_id)
     if response is None:
@@ -100,7 +109,7 @@ async def _response(host: Host, user: str, response_id: str) -> dict[str, Any] |
 
 async def cancel_response(exchange: Exchange) -> None:
     """POST /responses/{id}/cancel: end a background response. The answer is what became of it."""
-    host, user, response_id = exchange.host, exchange.who.user, exchange.path("response_id")
+    host, user, response_id = exchange.host, exchange.who.user, _response_id(exchange)
     in_flight = await host.store.read_turn(user, response_id)
     if in_flight is not None:
         work = host.background.work_of((user, response_id))
@@ -122,7 +131,7 @@ async def cancel_response(exchange: Exchange) -> None:
 
 async def delete_response(exchange: Exchange) -> None:
     """DELETE /responses/{id}: forget a response. What continued it, and what it brought into a conversation, stays."""
-    host, user, response_id = exchange.host, exchange.who.user, exchange.path("response_id")
+    host, user, response_id = exchange.host, exchange.who.user, _response_id(exchange)
     if not await host.store.delete_response(user, response_id):
         if await host.store.read_turn(user, response_id) is not None:
             raise problems.response_in_progress(response_id)

@@ -197,21 +197,26 @@ async def _begin(host: Host, turn: Turn) -> None:
         host.background.begin(key, work_in_background(host, mine), mine.stop)
 
 
+def _tell_begun(turn: Turn, answer: Answer) -> None:
+    """Say that work begins, which is said once, however often it begins again."""
+    if turn.transcript.status == "queued":
+        answer.tell(turn.transcript.in_progress())
+
+
 async def work_in_background(host: Host, turn: Turn) -> None:
     """Wait for a place, then take the turn to its end. If the host goes down, it is left for the next process."""
     answer = LogAnswer(turn)
     ended: Ended | None = None
     try:
         async with host.runs.place(accepted=True):
-            if turn.transcript.status == "queued":
-                answer.tell(turn.transcript.in_progress())
+            _tell_begun(turn, answer)
             ended = await work(host, turn, answer)
     except StoreClosedError:
         pass  # it waited for a place when the host went down
     except asyncio.CancelledError:
         outcome = cut_off(host, turn)
         if outcome is not None:
-            answer.tell(turn.transcript.in_progress())  # a response ends from there only
+            _tell_begun(turn, answer)  # a response ends from there only
             ended = await finish(host, turn, outcome, answer)
     if ended is None:
         await host.background.give_back((turn.who.user, turn.facts.id))

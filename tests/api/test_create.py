@@ -154,6 +154,15 @@ async def test_whatever_was_put_out_may_be_sent_back(site: Any) -> None:
         assert again.output_text == "1: hi"
 
 
+async def test_what_is_continued_needs_no_input(site: Any) -> None:
+    """A turn without input goes on with an empty one; where nothing is continued input is required."""
+    one = await site.say("one")
+    for fields in ({}, {"input": []}, {"input": None}):
+        more = await site.http.post("/responses", json={"previous_response_id": one.id, **fields})
+        assert more.json()["output"][0]["content"][0]["text"] == "2: one|"
+    assert (await site.http.post("/responses", json={"model": "any"})).status_code == 400
+
+
 async def test_every_answer_has_a_request_id(site: Any) -> None:
     """Successes, streams and errors carry the header by which the log finds them."""
     made = await site.http.post("/responses", json={"input": "hi"})

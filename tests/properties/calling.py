@@ -28,6 +28,8 @@ class Call:
     body: bytes = b""
     task: "asyncio.Task[None]" = field(init=False, repr=False)
     left: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    is_cut_off: bool = False
+    """Whether its host has ended before it did."""
 
     @property
     def json(self) -> Any:
@@ -60,12 +62,12 @@ def events_in(stream: bytes) -> list[dict[str, Any]]:
 
 
 class Site:
-    """One host on one file, started anew as often as wanted. `generation` counts the starts."""
+    """One host on one file, started anew as often as wanted: in order, or on a copy of what a crash would leave."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.generation = 0
-        self.path = folder / "0.db"
+        self.started = 0
+        self.path = folder / "first.db"
         self.gates = Gates()
         self.app: Starlette
 
@@ -79,6 +81,7 @@ class Site:
         settings = Settings(shutdown_grace=0, keep_alive=0)
         self.app = create_app(talking(self.gates), f"sqlite:///{self.path}", settings=settings)
         await self.host.open()
+        self.started += 1
 
     async def stop(self) -> None:
         await self.host.aclose()
@@ -90,8 +93,7 @@ class Site:
 
     async def crash(self) -> None:
         """Start a host on the file as it is at this moment; what the old one does from now on counts nowhere."""
-        self.generation += 1
-        after = self.folder / f"{self.generation}.db"
+        after = self.folder / f"{self.started}.db"
         with contextlib.closing(self.connect()) as source, contextlib.closing(sqlite3.connect(after)) as copy:
             source.backup(copy)
         await self.stop()
@@ -126,6 +128,7 @@ class Site:
             if call.left.is_set():
                 raise OSError("the client has left")
             if message["type"] == "http.response.start":
+                assert not call.status, "an answer begins once"
                 call.status = message["status"]
                 call.headers = {name.decode(): value.decode() for name, value in message["headers"]}
             else:

@@ -109,6 +109,8 @@ async def test_what_cannot_be_an_id_is_not_looked_for(serve_app: Any, tmp_path: 
         f"/conversations/{conversation}/items/a%00b": 404,
         f"/conversations/{conversation}/items?after=a%00b": 400,
         "/responses/a%00b/input_items": 404,
+        "/responses/a%00b": 404,
+        "/responses/a%00b?stream=true": 404,
     }.items():
         assert (await site.http.get(path)).status_code == status, path
 
