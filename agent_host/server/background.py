@@ -139,4 +139,7 @@ class BackgroundTurns:
             return
         for lapsed in await self._store.lapsed(self._clock()):
             if (lapsed.user, lapsed.turn.id) not in self._works:
-                await take_up(lapsed.user, lapsed.turn)
+                try:
+                    await take_up(lapsed.user, lapsed.turn)
+                except Exception:  # one turn that cannot be taken up must not keep the host from the others
+                    log.exception("%s could not be taken up; it is tried again later", lapsed.turn.id)

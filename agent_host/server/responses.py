@@ -37,13 +37,13 @@ async def create_response(exchange: Exchange) -> None:
     with Disconnect(exchange.receive):
         try:
             ended = await take_turn(host, body, exchange.headers, open_answer)
+            exchange.about = ended.about
         except Repeated as repeated:
             await _answer_again(exchange, repeated, is_stream=requests[0].stream)
             return
         finally:
             for stream in streams:
                 await stream.end()
-        exchange.about = ended.about
         if requests[0].background and requests[0].stream:
             await _follow(exchange, ended.response["id"], after=-1)
             return

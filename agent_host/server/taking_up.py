@@ -19,7 +19,7 @@ from agent_host.wire.problems import Problem
 from agent_host.wire.replay import resume
 from agent_host.wire.request import parse_request
 from agent_host.wire.response import ResponseFacts
-from agent_host.wire.transcript import Transcript
+from agent_host.wire.transcript import IllegalMove, Transcript
 
 log = logging.getLogger("agent_host")
 
@@ -34,7 +34,13 @@ async def take_up(host: Host, user: str, in_flight: TurnInFlight) -> None:
     taken = await host.background.take(key)
     if taken is None:
         return  # somebody else was faster
-    turn = await _again(host, user, taken)
+    try:
+        turn = await _again(host, user, taken)
+    except (Problem, IllegalMove, msgspec.DecodeError) as error:
+        # What is stored of it cannot be read, by this version at least, so no response can be made of it.
+        log.error("%s cannot be read back and is given up: %s", taken.id, error)
+        await host.store.release(user, taken.id)
+        return
     reason = _obstacle(host, taken)
     if reason is None:
         try:

@@ -220,7 +220,7 @@ async def work_in_background(host: Host, turn: Turn) -> None:
             ended = await finish(host, turn, outcome, answer)
     if ended is None:
         await host.background.give_back((turn.who.user, turn.facts.id))
-    log.info("%s", ended.about if ended is not None else f"{turn.facts.id} left for later")
+    log.info("background turn %s", ended.about if ended is not None else f"{turn.facts.id} left for later")
 
 
 # --- When it does not come to rest ----------------------------------------------------------------------------------

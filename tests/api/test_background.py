@@ -164,3 +164,36 @@ async def test_a_request_that_is_sent_again_gives_the_response_that_it_gave(
     other = await site.http.post("/responses", json={**body, "input": "hi"}, headers=headers)
     assert other.status_code == 400
     assert other.json()["error"]["code"] == "idempotency_mismatch"
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_a_stream_that_is_asked_for_again_is_the_same_stream(
+    site: Any, clerk: Clerk, begun: Any, told: Any, background: bool
+) -> None:
+    """Under one key all who ask get the same events, while the response is made and afterwards."""
+    asked = {"input": "wait a b", "background": background}
+    headers = {"idempotency-key": "k1"}
+    first = asyncio.create_task(told(site, asked, headers=headers))
+    await begun()
+    second = asyncio.create_task(told(site, asked, headers=headers))
+    await asyncio.wait([second], timeout=0.1)
+    clerk.may_go_on.set()
+    events = await first
+    assert await second == events
+    assert await told(site, asked, headers=headers) == events
+    assert clerk.done == ["begun"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_of_requests_at_once_under_one_key_one_is_run(
+    site: Any, clerk: Clerk, ended: Any, background: bool
+) -> None:
+    """The others get its response."""
+    clerk.may_go_on.set()
+    body = {"input": "wait", "background": background}
+    headers = {"idempotency-key": "k1"}
+    answers = await asyncio.gather(*(site.http.post("/responses", json=body, headers=headers) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    await ended(site, answers[0].json()["id"])
+    assert clerk.done == ["begun"]

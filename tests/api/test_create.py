@@ -154,6 +154,19 @@ async def test_whatever_was_put_out_may_be_sent_back(site: Any) -> None:
         assert again.output_text == "1: hi"
 
 
+async def test_no_two_items_of_a_conversation_have_one_id(site: Any) -> None:
+    """Neither in the outputs nor in the inputs of its responses, so that a client may refer to any of them."""
+    ids: list[str] = []
+    last = None
+    for text in ("think hi", "think ho", "hi", "think hi"):
+        response = await site.say(text, last)
+        ids += [item.id for item in response.output]
+        ids += [item.id async for item in site.client.responses.input_items.list(response.id)]
+        last = response.id
+    assert len(ids) == 4 + 4 + 3 * 2
+    assert len(set(ids)) == len(ids)
+
+
 async def test_what_is_continued_needs_no_input(site: Any) -> None:
     """A turn without input goes on with an empty one; where nothing is continued input is required."""
     one = await site.say("one")

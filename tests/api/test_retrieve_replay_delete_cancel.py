@@ -1,6 +1,7 @@
 """What can be done with a response that is there: read, replay, list, cancel, delete."""
 
 import asyncio
+import json
 from typing import Any
 
 import openai
@@ -63,6 +64,20 @@ async def test_a_replay_is_the_original(site: Any, told: Any, text: str, backgro
     path = f"/responses/{live[0]['response']['id']}"
     assert await told(site, path) == live
     assert await told(site, path) == live
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_approvals_are_replayed(serve_checked: Any, clerk: Clerk, told: Any, background: bool) -> None:
+    """The request, and the call that was approved, come again as they came."""
+    site = await serve_checked(office(clerk), approvals="mcp")
+    asked = await told(site, {"input": "refund 5", "background": background})
+    response = asked[-1]["response"]
+    given = {"type": "mcp_approval_response", "approval_request_id": response["output"][0]["id"], "approve": True}
+    body = {"input": [given], "previous_response_id": response["id"], "background": background}
+    done = await told(site, body)
+    assert "response.mcp_call.completed" in {event["type"] for event in done}
+    for live in (asked, done):
+        assert await told(site, f"/responses/{live[0]['response']['id']}") == live
 
 
 @pytest.mark.parametrize("background", [False, True])
@@ -260,6 +275,28 @@ async def test_a_background_response_can_be_cancelled(site: Any, begun: Any, tol
     events = await following
     assert [event["type"] for event in events if "response" in event][2:] == ["response.in_progress", "response.failed"]
     assert events[-1]["response"] == answer.json()
+
+
+@pytest.mark.parametrize("seen", range(1, 8))
+async def test_a_response_ends_once_whenever_it_is_cancelled(site: Any, clerk: Clerk, told: Any, seen: int) -> None:
+    """Several cancel it after some event of its stream: all get the same answer, which the one last event shows."""
+    clerk.may_go_on.set()
+    ends = []
+    async with await site.say("wait a b c d e f", stream=True, background=True) as stream:
+        async for event in stream:
+            if event.type == "response.created":
+                path = f"/responses/{event.response.id}"
+            if event.sequence_number == seen:
+                answers = await asyncio.gather(*(site.http.post(f"{path}/cancel") for _ in range(3)))
+            if event.type in ("response.completed", "response.failed"):
+                ends.append(event.response.status)
+    (response,) = {answer.text for answer in answers}
+    (status,) = ends
+    assert status in ("cancelled", "completed")
+    assert (await site.http.get(path)).text == response
+    events = await told(site, path)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert events[-1]["response"] == json.loads(response)
 
 
 async def test_a_cancelled_response_can_be_continued(site: Any, begun: Any) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import typing
-from typing import Any
+from typing import Any, Never
 
 import openai
 import pydantic
@@ -10,6 +10,7 @@ import pytest
 from openai.lib.responses_tool_runner import AsyncRegisteredFunction, AsyncResponsesToolRunner
 from openai.types.responses import ResponseStreamEvent
 
+from agent_host import Executor, RetryPolicy, TextDelta, WorkflowBuilder, WorkflowContext, config, handler
 from tests.api.clerk import Clerk
 
 COMMON = {"model": "any"}
@@ -68,6 +69,41 @@ async def test_an_answer_is_parsed_beside_plain_thoughts(site: Any, text: str) -
         final = await stream.get_final_response()
     assert final.output_parsed == Place(city="Oslo")
     assert [item.phase for item in final.output[:-1]] == ["commentary"] * (len(final.output) - 1)
+
+
+class Flaky(Executor):
+    """Breaks off in the middle of a text, and says it whole when it is tried again."""
+
+    attempts: list[str] = config()
+
+    def __init__(self) -> None:
+        super().__init__("flaky", retry=RetryPolicy(max_attempts=2, delay=0))
+        self.attempts = []
+
+    @handler
+    async def say(self, text: str, ctx: WorkflowContext[Never, str]) -> None:
+        self.attempts.append(text)
+        await ctx.yield_output(TextDelta('{"city": '))
+        if len(self.attempts) % 2:
+            raise ConnectionError("gone")
+        await ctx.yield_output(TextDelta('"Oslo"}'))
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_what_was_taken_back_does_not_confuse_the_helper(serve_checked: Any, background: bool) -> None:
+    """The text of a failed attempt stays an empty item, which is neither part of the text nor parsed."""
+    flaky = Flaky()
+    site = await serve_checked(WorkflowBuilder(start_executor=flaky, name="flaky").build())
+    async with site.client.responses.stream(**COMMON, input="x", text_format=Place, background=background) as stream:
+        async for _ in stream:
+            pass
+        final = await stream.get_final_response()
+    assert len(flaky.attempts) == 2
+    assert [(item.status, item.phase) for item in final.output] == [
+        ("incomplete", "commentary"), ("completed", "final_answer"),
+    ]  # fmt: skip
+    assert final.output_parsed == Place(city="Oslo")
+    assert (await site.client.responses.retrieve(final.id)).output_text == '{"city": "Oslo"}'
 
 
 async def test_a_call_of_a_function_that_nobody_declared_is_returned(site: Any) -> None:

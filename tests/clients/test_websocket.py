@@ -42,12 +42,12 @@ async def test_a_connection(client: AsyncOpenAI) -> None:
             if event.type == "response.completed":
                 break
         assert events[0].type == "response.created"
-        assert event.response.output_text == "one"
+        assert event.response.output_text == "1: one"
         await connection.response.create(input="two", previous_response_id=event.response.id)
         async for event in connection:
             if event.type == "response.completed":
                 break
-        assert event.response.output_text == "one|two"
+        assert event.response.output_text == "2: one two"
 
 
 async def test_many_lanes_at_once(client: AsyncOpenAI) -> None:
@@ -56,7 +56,7 @@ async def test_many_lanes_at_once(client: AsyncOpenAI) -> None:
     async def chain(lane: Any, name: str) -> str:
         previous: dict[str, str] = {}
         for number in range(5):
-            response = await answered(lane, f"{name}{number}", store=number % 2 == 0, **previous)
+            response = await answered(lane, f"{name}.{number}", store=number % 2 == 0, **previous)
             previous = {"previous_response_id": response.id}
         text: str = response.output_text
         return text
@@ -67,7 +67,7 @@ async def test_many_lanes_at_once(client: AsyncOpenAI) -> None:
     ):
         names = [f"lane-{number}" for number in range(12)]
         texts = await asyncio.gather(*(chain(session.lane(name), name) for name in names))
-    assert texts == ["|".join(f"{name}{number}" for number in range(5)) for name in names]
+    assert texts == ["5: " + " ".join(f"{name}.{number}" for number in range(5)) for name in names]
 
 
 async def test_an_error_reaches_its_lane(client: AsyncOpenAI) -> None:
@@ -81,7 +81,7 @@ async def test_an_error_reaches_its_lane(client: AsyncOpenAI) -> None:
             await answered(lane, "x", previous_response_id="resp_1")
         assert caught.value.event.error.code == "previous_response_not_found"
         assert caught.value.event.status == 400
-        assert (await answered(lane, "one")).output_text == "one"
+        assert (await answered(lane, "one")).output_text == "1: one"
 
 
 async def test_a_warm_up(client: AsyncOpenAI) -> None:
@@ -92,4 +92,4 @@ async def test_a_warm_up(client: AsyncOpenAI) -> None:
     ):
         warm = await answered(session.default, "warm", generate=False)
         assert (warm.status, warm.output) == ("completed", [])
-        assert (await answered(session.default, "up", previous_response_id=warm.id)).output_text == "warm\n\nup"
+        assert (await answered(session.default, "up", previous_response_id=warm.id)).output_text == "1: warm\n\nup"

@@ -86,3 +86,20 @@ def test_the_log_of_a_process_is_readable(serve: Any, tmp_path: Any) -> None:
     assert "stopping" in lines[-2]
     assert lines[-1].endswith("INFO    stopped")
     assert "INFO:" not in host.log
+
+
+async def test_a_client_that_hangs_up_at_the_last_event_has_its_response(
+    site: Any, caplog: pytest.LogCaptureFixture, eventually: Any
+) -> None:
+    """The log tells of the completed response, as the client has seen it, and not of a client that has left."""
+    caplog.set_level(logging.INFO)
+    for _ in range(10):
+        caplog.clear()
+        async with site.http.stream(
+            "POST", "/responses", json={"input": "x", "stream": True}, headers={"authorization": "Bearer none"}
+        ) as answer:
+            async for line in answer.aiter_lines():
+                if line == "event: response.completed":
+                    break
+        [line] = await eventually(lambda: [r.getMessage() for r in caplog.records if of_host(r)], "a line of the log")
+        assert line.endswith(" completed")
