@@ -48,13 +48,14 @@ class Work:
 class BackgroundTurns:
     """What this process works on in the background. `owner` is its name in the store, new with each process.
 
-    `left` counts the turns that it has given back unfinished.
+    `left` counts the turns that it has given back unfinished; `ring` wakes those who follow a turn when its work ends.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float], ring: Callable[[Key], None]) -> None:
         self.owner = random_bytes(16).hex()
         self._store = store
         self._clock = clock
+        self._ring = ring
         self._works: dict[Key, Work] = {}
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
@@ -91,7 +92,11 @@ class BackgroundTurns:
         self._works[key] = Work(task, stop)
         if self._stopping:
             stop.request()
-        task.add_done_callback(lambda _: self._works.pop(key, None))
+        task.add_done_callback(lambda _: self._has_ended(key))
+
+    def _has_ended(self, key: Key) -> None:
+        self._works.pop(key, None)
+        self._ring(key)
 
     async def start(self, take_up: TakeUp) -> None:
         """Take up what is left behind, now and from time to time, and renew leases."""

@@ -101,7 +101,8 @@ class Endpoint:
         except Problem as problem:
             await exchange.refuse(problem)
         except StoreClosedError:
-            await exchange.refuse(going_down())
+            if not exchange.status:
+                await exchange.refuse(going_down())
         except (ClientDisconnect, asyncio.CancelledError):
             await self._part(exchange)
         except Exception:  # the last boundary: a fault of the host is an answer and a traceback in the log

@@ -6,9 +6,11 @@ of the last event it has seen misses nothing and sees nothing twice.
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import msgspec
 
+from agent_host.errors import StoreClosedError
 from agent_host.server.host import Host
 from agent_host.server.stored import response_of
 from agent_host.wire import events, sse
@@ -25,8 +27,15 @@ _TERMINAL = tuple(f'{{"type":"{kind}"'.encode() for kind in sorted(events.TERMIN
 async def follow(host: Host, user: str, response_id: str, after: int) -> AsyncIterator[bytes]:
     """Frames of the events behind a sequence number (-1: all), with comments where nothing happens, up to the last.
 
-    Ends without a last event if the host goes down or the response is deleted; the client comes back.
+    Ends without a last event if the host goes down before the turn has ended, or if the response is deleted; the
+    client comes back.
     """
+    with suppress(StoreClosedError):
+        async for frame in _frames(host, user, response_id, after):
+            yield frame
+
+
+async def _frames(host: Host, user: str, response_id: str, after: int) -> AsyncIterator[bytes]:
     silent = 0.0
     wait = min(POLL, host.settings.keep_alive or POLL)
     while True:
@@ -37,7 +46,7 @@ async def follow(host: Host, user: str, response_id: str, after: int) -> AsyncIt
                 if not found:
                     return
             if not found:
-                if host.runs.draining:
+                if host.runs.draining and host.background.work_of((user, response_id)) is None:
                     return
                 await asyncio.wait([bell], timeout=wait)
         if found:

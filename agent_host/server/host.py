@@ -64,7 +64,7 @@ class Host:
         self.tokenizer = tokenizer
         self.runs = Runs(settings.max_concurrent_turns, settings.max_waiting_turns)
         self.events = EventLog(store)
-        self.background = BackgroundTurns(store, self.sources.clock)
+        self.background = BackgroundTurns(store, self.sources.clock, self.events.bells.ring)
         self.questions: list[dict[str, Any]] = []
         self._take_up: TakeUp | None = partial(take_up, self) if take_up is not None else None
         self.reader = InputReader(workflow.input_types)

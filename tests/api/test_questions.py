@@ -6,6 +6,7 @@ from typing import Any
 
 import openai
 import pytest
+from openai.lib.responses_tool_runner import AsyncResponsesToolRunner
 
 from tests.api.clerk import Clerk, office
 
@@ -241,12 +242,36 @@ async def test_an_unknown_approval_is_refused(till: Any, clerk: Clerk) -> None:
     assert clerk.done == ["refund"]
 
 
-async def test_an_approval_may_come_with_a_reference_to_its_request(till: Any, clerk: Clerk) -> None:
-    """A client that repeats by reference what the response holds is understood, and nothing is done twice."""
+async def test_an_approval_may_come_with_its_request(till: Any, clerk: Clerk) -> None:
+    """A client that repeats what the response holds, whole or by reference, is understood; nothing is done twice."""
     asked = await till.say("refund 5")
     request = asked.output[0]
-    done = await answer(till, asked, {"type": "item_reference", "id": request.id}, approval(request, True))
-    assert done.output_text == "refunded"
+    reference, whole = {"type": "item_reference", "id": request.id}, request.model_dump()
+    yes = approval(request, True)
+    for number, items in enumerate(([reference, yes], [whole, yes], [whole, reference, yes], [yes, yes]), 1):
+        done = await answer(till, asked, *items)
+        assert [item.type for item in done.output] == ["message", "mcp_call"]
+        assert done.output_text == "refunded"
+        assert clerk.done == ["refund"] * number
+    no = approval(request, False)
+    await refused(till, asked, [yes, no], "duplicate_item")
+    assert len(clerk.done) == 4
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_tool_runner_of_the_client_approves(till: Any, clerk: Clerk, stream: bool) -> None:
+    """It declares the server of the approvals, asks its user, and sends the whole history with the approval."""
+    asked_for = []
+
+    async def approve(request: Any) -> bool:
+        asked_for.append((request.name, request.arguments))
+        return True
+
+    server = {"type": "mcp", "server_label": "till", "server_url": "https://till.example", "require_approval": "always"}
+    params = {"model": "any", "input": [{"role": "user", "content": "refund 5"}], "tools": [server]}
+    final = await AsyncResponsesToolRunner().run(till.client, params, approve_mcp=approve, stream=stream)
+    assert final.output_text == "refunded"
+    assert asked_for == [("refund", '{"amount":5}')]
     assert clerk.done == ["refund"]
 
 

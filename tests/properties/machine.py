@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.properties import tables
-from tests.properties.calling import Call, Site
+from tests.properties.calling import Site
 from tests.properties.model import ATTEMPTS, Commit, Conversation, Entry, Response, Turn, calls_of, texts_of
 
 T = TypeVar("T")
-COMMANDS = ("say", "say", "stream", "ask", "ask", "pair", "nest", "fail", "break", "wait", "late")
+COMMANDS = ("say", "stream", "ask", "ask", "ask", "pair", "nest", "nest", "fail", "break", "wait", "late")
 WAITING = ("wait", "late")
 STORED = ("plain", "stream", "background", "background stream")
 FORMS = (*STORED, *STORED, "unstored", "unstored stream")

@@ -1,0 +1,107 @@
+"""Background turns that were left behind: what becomes of them when a host finds them."""
+
+import asyncio
+import json
+import time
+from typing import Any, Never
+
+import openai
+import pytest
+
+from agent_host import Executor, WorkflowBuilder, WorkflowContext, handler, open_store
+from agent_host.engine.workflow import Workflow
+from agent_host.foundry.identity import Identity
+from agent_host.server.stored import stored_request
+from agent_host.stores.records import TurnInFlight
+
+WHO = Identity("", "request-1", {"x-client-team": "blue"})
+
+
+class Echo(Executor):
+    """Counts in its state, and says what it heard and who asked."""
+
+    def __init__(self) -> None:
+        super().__init__("echo")
+        self.count = 0
+
+    @handler
+    async def take(self, text: str, ctx: WorkflowContext[Never, str]) -> None:
+        self.count += 1
+        await ctx.yield_output(f"{self.count}: {text} {dict(ctx.turn.client_headers)}")
+
+
+def echoing() -> Workflow:
+    return WorkflowBuilder(start_executor=Echo(), name="echoing").build()
+
+
+async def left_behind(path: str, request: bytes, *, attempts: int = 0) -> None:
+    """A store with a turn that a process had accepted, and had begun with some times, when it died."""
+    root = (await echoing().definition()).root
+    store = open_store(path)
+    await store.open()
+    turn = TurnInFlight("resp_left", root.id, int(time.time()), background=True, request=request)
+    await store.admit("", turn, [root])
+    for number in range(attempts):
+        await store.take("", "resp_left", f"process {number}", now=number * 10.0, until=number * 10.0 + 5)
+    await store.aclose()
+
+
+def asking(text: str, workflow: str = "echoing", **more: Any) -> bytes:
+    return stored_request(workflow, json.dumps({"input": text, "background": True, **more}).encode(), WHO)
+
+
+async def ended(site: Any) -> Any:
+    while (found := await site.client.responses.retrieve("resp_left")).status in ("queued", "in_progress"):
+        await asyncio.sleep(0.01)
+    return found
+
+
+async def test_a_turn_that_was_only_accepted_is_taken(serve_app: Any, tmp_path: Any) -> None:
+    """It runs as its request asked, headers included, and its stream begins with the beginning."""
+    path = f"{tmp_path}/left.db"
+    await left_behind(path, asking("hello"))
+    site = await serve_app(echoing(), path)
+    response = await ended(site)
+    assert response.output_text == "1: hello {'x-client-team': 'blue'}"
+    events = [event async for event in await site.client.responses.retrieve("resp_left", stream=True)]
+    assert [event.type for event in events[:3]] == ["response.created", "response.queued", "response.in_progress"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert (await site.say("more", "resp_left")).output_text.startswith("2: more")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "attempts", "words"),
+    [
+        (asking("x", "another"), 0, "the workflow 'another' is no longer served here"),
+        (asking("x"), 3, "its process has died 3 times"),
+        (asking("x", previous_response_id="resp_gone"), 0, "'resp_gone' not found"),
+    ],
+    ids=["another workflow", "three attempts", "a parent that is gone"],
+)
+async def test_a_turn_that_cannot_go_on_ends_as_failed(
+    serve_app: Any, tmp_path: Any, request_bytes: bytes, attempts: int, words: str
+) -> None:
+    """The response says why, has one last event, and can be deleted like any other."""
+    path = f"{tmp_path}/left.db"
+    await left_behind(path, request_bytes, attempts=attempts)
+    site = await serve_app(echoing(), path)
+    response = await ended(site)
+    assert response.status == "failed"
+    assert words in response.error.message
+    events = [event async for event in await site.client.responses.retrieve("resp_left", stream=True)]
+    assert [event.type for event in events].count("response.failed") == 1
+    assert events[-1].response == response
+    await site.client.responses.delete("resp_left")
+
+
+async def test_what_cannot_be_read_back_is_given_up(
+    serve_app: Any, tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The host starts and serves others; the log names the turn, and clients hear that there is none."""
+    path = f"{tmp_path}/left.db"
+    await left_behind(path, b"not a request")
+    site = await serve_app(echoing(), path)
+    assert (await site.say("hello")).status == "completed"
+    with pytest.raises(openai.NotFoundError):
+        await site.client.responses.retrieve("resp_left")
+    assert "resp_left cannot be read back and is given up" in caplog.text
