@@ -6,10 +6,10 @@ Nothing is summarised and nothing is lost: the handle stands for all items and f
 import msgspec
 
 from agent_host.ids import key_of
+from agent_host.server.continuation import resolve
 from agent_host.server.exchange import Exchange
 from agent_host.server.history import response_history
 from agent_host.server.references import resolve_references
-from agent_host.server.starting_point import resolve
 from agent_host.stores.records import Compaction
 from agent_host.wire import problems
 from agent_host.wire.compaction import compaction_item, compaction_object, parse_compact

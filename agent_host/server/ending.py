@@ -7,16 +7,18 @@ from typing import Any
 
 import msgspec
 
-from agent_host.errors import GuardLostError, StoreError
+from agent_host.errors import GuardLostError, StoreError, TurnConflictError
 from agent_host.ids import key_of
 from agent_host.server import bridge
 from agent_host.server.connection_memory import Unstored
-from agent_host.server.failures import unstored
+from agent_host.server.failures import homeless, unstored
 from agent_host.server.host import Host
+from agent_host.server.references import id_of
 from agent_host.server.turn import Answer, Ended, Outcome, Turn
 from agent_host.stores.records import ConversationMove, Item, OpenCall, ResponseRecord
 from agent_host.wire import problems
 from agent_host.wire.events import Event
+from agent_host.wire.input import items_json
 from agent_host.wire.request import stored_items
 from agent_host.wire.transcript import Transcript
 
@@ -98,22 +100,30 @@ def _move(
     turn: Turn, outcome: Outcome, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]
 ) -> ConversationMove | None:
     """A turn that has failed leaves its conversation as it was."""
-    conversation = turn.start.conversation
+    conversation = turn.start.continues.conversation
     if conversation is None or outcome.status != "completed":
         return None
     whole = [item for item in outputs if item.get("status") != "incomplete"]
-    entered = [item for item in inputs if item["type"] != "item_reference"]
+    entered = [each for item in inputs if (each := _as_brought(turn, item)) is not None]
     return ConversationMove(
         conversation.id,
         conversation.head,
         tuple(Item(item["id"], _json(item)) for item in (*entered, *whole)),
-        turn.start.waiting.position,
+        turn.start.continues.waiting.position,
     )
+
+
+def _as_brought(turn: Turn, item: dict[str, Any]) -> dict[str, Any] | None:
+    """An input item as its conversation lists it: in the place of a reference what it stands for, if that is new."""
+    if item["type"] != "item_reference":
+        return item
+    meant = [each for each in turn.start.continues.items if id_of(each) == item["id"]]
+    return items_json(meant, str)[0] if meant else None
 
 
 def _left_by(turn: Turn, outcome: Outcome, last: Last) -> Unstored:
     """What a turn that is not stored leaves to its connection."""
-    before = turn.start.unstored or Unstored(turn.start.view)
+    before = turn.start.continues.unstored or Unstored(turn.start.view)
     has_moved = outcome.view.commit_id != turn.start.view.commit_id
     return before.followed_by(outcome.view, outcome.commits, last.calls if has_moved else before.calls)
 
@@ -137,16 +147,20 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> En
         if turn.log is not None:
             await turn.log.finish(record, outcome.commits, last.events, move=move, key=key)
         else:
-            before = turn.start.unstored.commits if turn.start.unstored is not None else ()
+            before = turn.start.continues.unstored.commits if turn.start.continues.unstored is not None else ()
             commits = (*host.unstored_root(), *before, *outcome.commits)
             await host.store.finish(user, record, commits, move=move, key=key)
     except asyncio.CancelledError:
         # A store lets a cancellation through only after the verb has ended: the turn is stored.
         take_back_cancellation()
     except Exception as error:  # noqa: BLE001 - whatever the store raised: the turn is not stored, and says so
+        if move is not None and isinstance(error, TurnConflictError) and not isinstance(error, GuardLostError):
+            # Its conversation was deleted meanwhile: the turn has nowhere to go, and is stored as failed.
+            return await finish(host, turn, Outcome("failed", turn.start.view, error=homeless()), answer)
         return await _not_stored(host, turn, error, answer)
     host.root_is_stored = True
-    host.remember(user, outcome.view)
+    if outcome.status == "completed":
+        host.remember(user, outcome.view)
     # What a background turn has to tell is told by its event log.
     return Ended(last.transcript.final_response(), () if turn.is_background else last.events)
 

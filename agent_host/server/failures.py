@@ -18,7 +18,12 @@ def stopped() -> dict[str, Any]:
 
 def abandoned(reason: str) -> dict[str, Any]:
     """A background turn that no process goes on with."""
-    return error_object("server_error", f"The turn was given up: {reason}. Send the request again.")
+    return error_object("server_error", f"The turn was given up: {reason.rstrip('.')}. Send the request again.")
+
+
+def homeless() -> dict[str, Any]:
+    """The turn's conversation is gone."""
+    return error_object("server_error", "The conversation was deleted while the turn ran; nothing of it was kept.")
 
 
 def unstored(request_id: str) -> dict[str, Any]:

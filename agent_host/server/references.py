@@ -15,10 +15,14 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Items without references and compactions, each id once. `commit` is what a compaction at their head has kept."""
+    """Items without references and compactions, each id once.
+
+    `commit` is what a compaction at their head has kept; the state there knows the first `known` of them.
+    """
 
     items: tuple[InputItem, ...]
     commit: str | None = None
+    known: int = 0
 
 
 async def resolve_references(store: Store, user: str, items: Sequence[InputItem]) -> Resolved:
@@ -31,6 +35,7 @@ async def resolve_references(store: Store, user: str, items: Sequence[InputItem]
     holders = await store.find_items(user, wanted) if wanted else {}
     found: list[InputItem] = []
     commit: str | None = None
+    behind = 0
     for item in items:
         meant = _referred(holders, item) if isinstance(item, InputReference) else item
         if not isinstance(meant, InputCompaction):
@@ -42,9 +47,11 @@ async def resolve_references(store: Store, user: str, items: Sequence[InputItem]
         inside = read_items(_decode(compaction.items), item.path)
         known = {id_of(each) for each in inside} - {None}
         found = [each for each in found if id_of(each) not in known]
-        commit = commit if found else compaction.commit
+        is_head = not found
         found.extend(inside)
-    return Resolved(tuple(_once(found)), commit)
+        if is_head and compaction.commit is not None:
+            commit, behind = compaction.commit, len(found)
+    return Resolved(tuple(_once(found)), commit, len(_once(found[:behind])))
 
 
 def id_of(item: InputItem) -> str | None:

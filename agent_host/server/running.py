@@ -24,7 +24,9 @@ from agent_host.server.turn import Answer, Outcome, Turn
 async def materialise(host: Host, turn: Turn) -> Lane:
     """Clone the executors and give them the starting commit's state. The lane is forgotten after the turn."""
     view = turn.resumed_at or turn.start.view
-    return await Lane.open(turn.facts.id, host.definition, view, blob_reader(host, turn.who.user, turn.start.unstored))
+    return await Lane.open(
+        turn.facts.id, host.definition, view, blob_reader(host, turn.who.user, turn.start.continues.unstored)
+    )
 
 
 class _AtRest:

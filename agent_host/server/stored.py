@@ -4,8 +4,11 @@ from typing import Any
 
 import msgspec
 
+from agent_host.engine.view import View
 from agent_host.foundry.identity import Identity
-from agent_host.stores.records import ResponseRecord
+from agent_host.server.continuation import Continuation
+from agent_host.stores.records import Conversation, Item, ResponseRecord, Waiting
+from agent_host.wire.input import items_json, read_items
 from agent_host.wire.response import ResponseFacts, snapshot
 
 
@@ -34,25 +37,53 @@ def response_of(record: ResponseRecord) -> dict[str, Any]:
 
 
 class StoredRequest(msgspec.Struct, frozen=True):
-    """The request of a background turn, as it came, so that the turn can begin again."""
+    """The request of a background turn, as it came and with what it refers to, so that the turn can begin again.
+
+    What a request names may be gone, or have changed, when it is begun again: so nothing of it is looked up twice.
+    """
 
     workflow: str
     body: bytes
     request_id: str
     client_headers: dict[str, str]
+    items: list[dict[str, Any]]
+    is_inline: bool = False
+    head: str | None = None
+    waiting: list[dict[str, Any]] = []
+    position: int = 0
 
     def who(self, user: str) -> Identity:
         """Who has sent it."""
         return Identity(user, self.request_id, self.client_headers)
 
+    def continuation(self, view: View, conversation_id: str | None) -> Continuation:
+        """What it continues, which is at this view, and what it brings there."""
+        conversation = Conversation(conversation_id, 0, b"", self.head) if conversation_id is not None else None
+        waiting = Waiting(tuple(Item(item["id"], _json(item)) for item in self.waiting), self.position)
+        return Continuation(view, read_items(self.items, "input"), self.is_inline, conversation, waiting)
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(StoredRequest).decode
+_json = msgspec.json.Encoder().encode
 
 
-def stored_request(workflow: str, body: bytes, who: Identity) -> bytes:
+def stored_request(workflow: str, body: bytes, who: Identity, continues: Continuation) -> bytes:
     """A request as a store keeps it."""
-    return _encode(StoredRequest(workflow, body, who.request_id, dict(who.client_headers)))
+    conversation = continues.conversation
+    return _encode(
+        StoredRequest(
+            workflow,
+            body,
+            who.request_id,
+            dict(who.client_headers),
+            items_json(continues.items, lambda prefix: f"{prefix}_brought"),
+            continues.is_inline,
+            conversation.head if conversation is not None else None,
+            [msgspec.json.decode(item.body) for item in continues.waiting.items],
+            continues.waiting.position,
+        )
+    )
 
 
 def read_request(stored: bytes) -> StoredRequest:

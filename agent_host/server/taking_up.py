@@ -5,16 +5,17 @@ from dataclasses import replace
 
 import msgspec
 
+from agent_host.engine.view import View
 from agent_host.ids import key_of
-from agent_host.server import starting_point
 from agent_host.server.ending import finish
 from agent_host.server.failures import abandoned
 from agent_host.server.host import Host
-from agent_host.server.starting_point import StartingPoint
+from agent_host.server.starting_point import StartingPoint, starting_point
 from agent_host.server.stored import read_request
 from agent_host.server.turn import Ended, Outcome, Turn
 from agent_host.server.turns import LogAnswer, facts_of, work_in_background
 from agent_host.stores.records import TurnInFlight
+from agent_host.wire import problems
 from agent_host.wire.problems import Problem
 from agent_host.wire.replay import resume
 from agent_host.wire.request import parse_request
@@ -35,7 +36,7 @@ async def take_up(host: Host, user: str, in_flight: TurnInFlight) -> None:
     if taken is None:
         return  # somebody else was faster
     try:
-        turn = await _again(host, user, taken)
+        turn = await _at_its_start(host, user, taken)
     except (Problem, IllegalMove, msgspec.DecodeError) as error:
         # What is stored of it cannot be read, by this version at least, so no response can be made of it.
         log.error("%s cannot be read back and is given up: %s", taken.id, error)
@@ -44,7 +45,7 @@ async def take_up(host: Host, user: str, in_flight: TurnInFlight) -> None:
     reason = _obstacle(host, taken)
     if reason is None:
         try:
-            turn = await _where_it_stands(host, user, turn, taken)
+            turn = await _where_it_stands(host, turn, taken)
         except Problem as problem:
             reason = problem.message
     if reason is not None:
@@ -63,7 +64,7 @@ async def end_elsewhere(host: Host, user: str, in_flight: TurnInFlight) -> Ended
     taken = await host.background.take((user, in_flight.id), by_force=True)
     if taken is None:
         return None
-    turn = await _again(host, user, taken)
+    turn = await _at_its_start(host, user, taken)
     return await _end(host, turn, Outcome("cancelled", turn.start.view))
 
 
@@ -85,25 +86,29 @@ async def _transcript(host: Host, user: str, facts: ResponseFacts) -> Transcript
     return resume(facts, [msgspec.json.decode(event) for event in told], lambda p: host.sources.ids.new(p, partition))
 
 
-async def _again(host: Host, user: str, taken: TurnInFlight) -> Turn:
-    """The turn as it stands in the store, at its starting commit."""
+async def _at_its_start(host: Host, user: str, taken: TurnInFlight) -> Turn:
+    """The turn as far as it is needed to end it: who and what it is, and the name of the commit it started from."""
     stored = read_request(taken.request)
     request = parse_request(stored.body)
     facts = facts_of(host, request, taken.id, taken.created_at)
-    view = await host.view(user, taken.start_commit) or await host.view(user, host.definition.root.id)
-    assert view is not None, "the root is always there"
+    place = View(taken.start_commit, 0, 0, 0, {}, "")
     return Turn(
-        request, stored.who(user), facts, await _transcript(host, user, facts), StartingPoint(view), taken.key,
+        request, stored.who(user), facts, await _transcript(host, user, facts),
+        StartingPoint(stored.continuation(place, request.conversation)), taken.key,
         log=host.events.open_turn(user, host.background.guard(taken)),
     )  # fmt: skip
 
 
-async def _where_it_stands(host: Host, user: str, turn: Turn, taken: TurnInFlight) -> Turn:
-    """The same turn with all it needs to go on: its input, its answers, and the last commit of its own.
+async def _where_it_stands(host: Host, turn: Turn, taken: TurnInFlight) -> Turn:
+    """The same turn with all it needs to go on: its state, its input and its answers.
 
-    Raises a `Problem` if what the request names is gone by now.
+    Raises a `Problem` if the workflow does not take these any more.
     """
-    start = await starting_point.find(host, user, turn.request)
+    user = turn.who.user
+    view = await host.view(user, taken.start_commit)
+    if view is None:
+        raise problems.previous_response_not_found(turn.request.previous_response_id or taken.start_commit)
+    start = await starting_point(host, user, replace(turn.start.continues, view=view))
     if taken.commit and taken.commit != taken.start_commit:
         return replace(turn, start=start, resumed_at=await host.view(user, taken.commit))
     return replace(turn, start=start)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from agent_host.server.continuation import resolve
 from agent_host.server.exchange import Exchange
 from agent_host.server.history import conversation_history, response_history
 from agent_host.server.references import resolve_references
-from agent_host.server.starting_point import resolve
 from agent_host.wire import problems
 from agent_host.wire.input import items_json, read_items
 from agent_host.wire.tokens import TokenRequest, counted_text, estimated_tokens, parse_token_request, tokens_object

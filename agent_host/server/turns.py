@@ -20,13 +20,14 @@ from agent_host.errors import (
 )
 from agent_host.foundry.identity import Identity, identify
 from agent_host.ids import key_of
-from agent_host.server import starting_point
 from agent_host.server.connection_memory import LaneMemory
+from agent_host.server.continuation import is_current, look_up
 from agent_host.server.ending import finish, take_back_cancellation
 from agent_host.server.failures import failure, stopped
 from agent_host.server.host import Host
 from agent_host.server.idempotency import idempotency_key, refuse_repeated
 from agent_host.server.running import materialise, run
+from agent_host.server.starting_point import starting_point
 from agent_host.server.stored import stored_request
 from agent_host.server.turn import Answer, Ended, Outcome, Turn
 from agent_host.stores.records import IdempotencyKey, TurnInFlight
@@ -110,18 +111,27 @@ async def admit(
 
     A background turn is stored with its request, so that it can begin again; a foreground turn writes nothing.
     """
-    start = await starting_point.find(host, who.user, request, memory)
     ids = host.sources.ids
     partition = key_of(request.previous_response_id or request.conversation) or ids.partition_key()
     facts = facts_of(host, request, ids.new("resp", partition), int(host.sources.clock()))
-    turn = Turn(request, who, facts, transcript_of(host, facts), start, key, memory=memory)
-    if request.background or (request.store and (start.conversation is not None or key is not None)):
+    while True:
+        continues = await look_up(host, who.user, request, memory)
+        start = await starting_point(host, who.user, continues)
+        turn = Turn(request, who, facts, transcript_of(host, facts), start, key, memory=memory)
+        if not (request.background or (request.store and (continues.conversation is not None or key is not None))):
+            return turn
         await _take_place(host, turn, body)
-    return turn
+        if await is_current(host, who.user, continues):
+            return turn
+        # Another turn has ended in the conversation after it was looked up, before it was taken.
+        await host.store.release(who.user, facts.id)
 
 
 async def _take_place(host: Host, turn: Turn, body: bytes) -> None:
     """Have the store admit the turn: one in each conversation, one for each idempotency key."""
+    stored = b""
+    if turn.request.background:
+        stored = stored_request(host.workflow.name, body, turn.who, turn.start.continues)
     in_flight = TurnInFlight(
         id=turn.facts.id,
         start_commit=turn.start.view.commit_id,
@@ -129,7 +139,7 @@ async def _take_place(host: Host, turn: Turn, body: bytes) -> None:
         conversation=turn.request.conversation,
         background=turn.request.background,
         key=turn.key,
-        request=stored_request(host.workflow.name, body, turn.who) if turn.request.background else b"",
+        request=stored,
     )
     try:
         await host.store.admit(turn.who.user, in_flight, host.unstored_root())

@@ -18,7 +18,7 @@ async def warm_up(host: Host, body: bytes, headers: Mapping[str, str], answer: A
     """
     request = replace(read_request(host, body, memory), store=False)
     turn = await admit(host, request, identify(headers, host.sources.new_request_id), None, memory=memory)
-    before = turn.start.unstored or Unstored(turn.start.view)
+    before = turn.start.continues.unstored or Unstored(turn.start.view)
     memory.keep(turn.facts.id, replace(before, items=request.items, size=before.size + len(body)))
     transcript = turn.transcript
     answer.tell([*transcript.created(), *transcript.in_progress()])

@@ -159,6 +159,8 @@ class Store(Protocol):
          queued, if its lease has lapsed at `now`, or if `by_force`. Else, and for an unknown turn, None. From then on
          the guard of every former owner is void.
     R39  `renew` moves the leases of the owner's turns; it tells the ids of those that are the owner's no more.
+    R59  `give_back` ends an owner's lease of a turn at once and takes the attempt back that `take` has counted: the
+         turn was left in order. For anybody but the owner it does nothing.
     R40  A write with a guard whose owner or last event is not the turn's raises `GuardLostError` and changes nothing.
     R41  `step` stores the commits with their blobs, the events behind those that are there, and moves the turn to the
          last commit: all of it or nothing, under the guard and under the conditions of R15.
@@ -268,6 +270,10 @@ class Store(Protocol):
 
     async def renew(self, owner: str, ids: Collection[tuple[str, str]], until: float) -> set[tuple[str, str]]:
         """Move the leases of turns, named by user and response id; returns those that are lost (R39)."""
+        ...
+
+    async def give_back(self, user: str, response_id: str, owner: str) -> None:
+        """Leave a background turn to whoever takes it next (R59)."""
         ...
 
     async def step(self, user: str, guard: Guard, commits: Sequence[Commit], events: Sequence[bytes]) -> None:

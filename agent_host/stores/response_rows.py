@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from agent_host.errors import TurnConflictError
+from agent_host.errors import GuardLostError, TurnConflictError
 from agent_host.stores import rows
 from agent_host.stores.database import Connection
 from agent_host.stores.queries import QUERIES
@@ -23,9 +23,13 @@ _decode = msgspec.msgpack.Decoder(tuple[str, ...]).decode
 
 
 def insert(connection: Connection, own: str, record: ResponseRecord, log_ended_at: float | None) -> None:
-    """Store a response with its items and questions; `TurnConflictError` if the user has one of that id."""
-    if connection.execute(QUERIES["insert_response"], _row(own, record, log_ended_at)).rowcount != 1:
-        raise TurnConflictError(f"Response {record.id} exists already. Nothing was stored; use a new id.")
+    """Store a response with its items and questions; `TurnConflictError` if the user has one of that id.
+
+    That is a `GuardLostError` of one that runs in the background: only its owner can end it.
+    """
+    row = (*_row(own, record, log_ended_at), own, record.id)
+    if connection.execute(QUERIES["insert_response"], row).rowcount != 1:
+        raise _exists(connection, own, record)
     for item_id in record.items:
         connection.execute(QUERIES["insert_item_place"], (own, item_id, record.id))
     if record.calls:
@@ -34,6 +38,14 @@ def insert(connection: Connection, own: str, record: ResponseRecord, log_ended_a
             connection.execute(
                 QUERIES["insert_call"], (own, record.id, position, record.commit, call.call_id, call.request_id)
             )
+
+
+def _exists(connection: Connection, own: str, record: ResponseRecord) -> TurnConflictError:
+    if connection.execute(QUERIES["find_turn"], (own, record.id)).fetchone() is None:
+        return TurnConflictError(f"Response {record.id} exists already. Nothing was stored; use a new id.")
+    return GuardLostError(
+        f"Response {record.id} runs in the background and ends under the guard of its owner. Nothing was stored."
+    )
 
 
 def resolve(connection: Connection, own: str, response_id: str) -> ResumePoint | None:

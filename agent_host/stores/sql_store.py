@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from agent_host.engine.checkpoint import Commit
-from agent_host.errors import GuardLostError, TurnConflictError
+from agent_host.errors import TurnConflictError
 from agent_host.stores import conversation_rows, response_rows, rows, turn_rows
 from agent_host.stores.base import CommitLog
 from agent_host.stores.database import Connection, Database
@@ -136,6 +136,10 @@ class SqlStore:
     async def renew(self, owner: str, ids: Collection[tuple[str, str]], until: float) -> set[tuple[str, str]]:
         """Move the leases of turns; those that are lost are returned."""
         return await self._database.write(partial(turn_rows.renew, owner=owner, ids=ids, until=until))
+
+    async def give_back(self, user: str, response_id: str, owner: str) -> None:
+        """Leave a background turn to whoever takes it next."""
+        await self._write(turn_rows.give_back, user, response_id, owner)
 
     async def step(self, user: str, guard: Guard, commits: Sequence[Commit], events: Sequence[bytes]) -> None:
         """Store a superstep of a background turn, or raise `GuardLostError` and store nothing."""
@@ -295,10 +299,6 @@ def _finish(
     if guard is not None:
         lease_until = turn_rows.end(connection, own, record.id, guard, events)
         log_ended_at = lease_until if record.completed_at is None else record.completed_at
-    elif turn_rows.is_in_flight(connection, own, record.id):
-        raise GuardLostError(
-            f"Response {record.id} runs in the background and ends under the guard of its owner. Nothing was stored."
-        )
     response_rows.insert(connection, own, record, log_ended_at)
     rows.insert_commits(connection, own, commits, TurnConflictError)
     # Every stored response can be continued, so the commit it names must be there.

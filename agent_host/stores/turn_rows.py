@@ -96,6 +96,11 @@ def renew(connection: Connection, owner: str, ids: Collection[tuple[str, str]], 
     }
 
 
+def give_back(connection: Connection, own: str, response_id: str, owner: str) -> None:
+    """End an owner's lease of a turn, and do not count the attempt."""
+    connection.execute(QUERIES["give_back_turn"], (own, response_id, owner))
+
+
 def let_leases_lapse(connection: Connection) -> None:
     """Take every turn from its owner, whose process is gone."""
     connection.execute(QUERIES["let_leases_lapse"])

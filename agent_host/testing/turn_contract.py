@@ -366,6 +366,20 @@ class TurnContract:
         assert [lapsed.turn.id for lapsed in await store.lapsed(19)] == ["resp_2"]
         assert await store.renew("me", [], 30) == set()
 
+    async def test_a_turn_that_was_left_in_order(self, store: Store) -> None:
+        """R59: the next owner need not wait, and the attempt is not counted; nobody else can give a turn back."""
+        guard = await begun(store, "1")
+        await store.give_back("", "resp_1", "somebody else")
+        await store.give_back("ann", "resp_1", guard.owner)
+        assert await store.take("", "resp_1", "early", now=1, until=2) is None
+        await store.give_back("", "resp_1", guard.owner)
+        assert [lapsed.turn.id for lapsed in await store.lapsed(0)] == ["resp_1"]
+        with pytest.raises(GuardLostError):
+            await store.step("", guard, [], [b"a"])
+        taken = await store.take("", "resp_1", "next", now=1, until=2)
+        assert taken is not None
+        assert taken.attempt == 1
+
     async def test_a_void_guard_writes_nothing(self, store: Store) -> None:
         """R40: whether the owner or the last event is another one, or the turn has ended, no verb changes anything."""
         guard = await begun(store, "1")

@@ -45,10 +45,15 @@ class Copied(httpx2.AsyncByteStream):
         self._stream = stream
         self._kept = kept
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._stream:
-            self._kept += piece
-            yield piece
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._pieces = aiter(self._stream)
+        return self
+
+    async def __anext__(self) -> bytes:
+        # No generator: one that a client leaves in the middle would outlive the test's event loop.
+        piece = await anext(self._pieces)
+        self._kept += piece
+        return piece
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -78,7 +83,7 @@ async def serve_checked(serve_app: Any, strict_response: Check, strict_event: Ch
 def publishable(response: dict[str, Any]) -> dict[str, Any]:
     """The response without what it repeats of its request and Open Responses has no types for.
 
-    These are tools of OpenAI's own kinds, and the schema of a text, of which the two published types say opposite things.
+    These are tools of OpenAI's own kinds, and the schema of a text, of which the two say opposite things.
     """
     tools = [tool for tool in response["tools"] if tool["type"] == "function"]
     return {**response, "tools": tools, "text": {**response["text"], "format": {"type": "text"}}}

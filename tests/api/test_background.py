@@ -65,7 +65,7 @@ async def test_a_client_that_comes_back_misses_nothing(
     await begun()
     path = f"/responses/{before[0]['response']['id']}"
     back = asyncio.create_task(told(site, path, starting_after=before[-1]["sequence_number"]))
-    await asyncio.wait([back], timeout=0.05)
+    await asyncio.wait([back], timeout=0.25)
     clerk.may_go_on.set()
     events = [*before, *await back]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))

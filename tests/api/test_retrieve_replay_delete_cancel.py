@@ -51,6 +51,26 @@ async def test_what_is_not_stored_is_not_found(site: Any) -> None:
         await site.say("on", made.id)
 
 
+@pytest.mark.parametrize("how", ["alone", "under a key", "in a conversation"])
+async def test_a_foreground_response_is_there_when_it_has_ended(site: Any, clerk: Clerk, begun: Any, how: str) -> None:
+    """Until then nobody can read, cancel, delete or continue it; to try does it no harm."""
+    more: dict[str, Any] = {"under a key": {"extra_headers": {"idempotency-key": "k1"}}}.get(how, {})
+    if how == "in a conversation":
+        more = {"conversation": (await site.client.conversations.create()).id}
+    stream = await site.say("wait", stream=True, **more)
+    response_id = (await anext(aiter(stream))).response.id
+    path = f"/responses/{response_id}"
+    await begun()
+    for method, part in (("GET", ""), ("GET", "?stream=true"), ("POST", "/cancel"), ("DELETE", "")):
+        assert (await site.http.request(method, path + part)).status_code == 404
+    with pytest.raises(openai.BadRequestError):
+        await site.say("on", response_id)
+    clerk.may_go_on.set()
+    last = [event async for event in stream][-1]
+    assert last.type == "response.completed"
+    assert await site.client.responses.retrieve(response_id) == last.response
+
+
 # --- Replay ------------------------------------------------------------------------------------------------------
 
 STREAMED = ["count 3", "hi", "think hi", "ask Where?|When?", "fail", "large 100000"]

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def test_sigterm_lets_a_turn_end_and_closes_the_connection(serve: Any, tmp_path:
         stopping.start()
         with pytest.raises(ConnectionClosed) as closed:
             idle.recv(20)
+        time.sleep(0.5)
         go.touch()
         assert until(socket, "response.completed", "response.failed")["type"] == "response.completed"
         with pytest.raises(ConnectionClosed) as after:

@@ -283,3 +283,33 @@ def test_a_client_that_follows_a_response_across_a_crash_reads_all_of_it(stage: 
     assert not follower.is_alive()
     assert [event.to_dict(mode="json") for event in events] == stage.story(response.id)
     assert events[-1].response == stage.ended(response.id)
+
+
+def test_a_stream_that_is_followed_while_the_host_stops_ends_in_order(stage: Stage) -> None:
+    """Its follower gets no terminal event and no error, and reads the rest from the next process."""
+    response = stage.begin("one second")
+    wait_for(lambda: stage.ran("one") == ["first", "second"], "it runs")
+    stream = stage.host.client.responses.retrieve(response.id, stream=True)
+    events = [next(stream)]
+    stage.host.process.terminate()
+    events += list(stream)
+    assert stage.host.process.wait(10) == 0
+    assert "Traceback" not in stage.host.log
+    assert events[-1].type not in TERMINAL
+    stage.let_go("one")
+    stage.start()
+    events += list(
+        stage.host.client.responses.retrieve(response.id, stream=True, starting_after=events[-1].sequence_number)
+    )
+    assert [event.to_dict(mode="json") for event in events] == stage.story(response.id)
+
+
+def test_a_host_that_is_stopped_in_order_has_not_died(stage: Stage) -> None:
+    """However often it is stopped, a background turn goes on: only deaths are counted against it."""
+    response = stage.begin("one second")
+    for attempt in range(1, 5):
+        wait_for(lambda attempt=attempt: stage.ran("one").count("second") == attempt, f"start {attempt}")  # type: ignore[misc]  # bound on purpose
+        stage.host.stop()
+        stage.start("--shutdown-grace", "0")
+    stage.let_go("one")
+    assert texts(stage.ended(response.id)) == ["begun", "half way there", "turn 1"]

@@ -16,7 +16,7 @@ from agent_host.server.host import Host
 from agent_host.settings import Settings
 from tests.properties.talking import Gates, talking
 
-PATIENCE = 10.0
+PATIENCE = 5.0
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Call:
     task: "asyncio.Task[None]" = field(init=False, repr=False)
     left: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     is_cut_off: bool = False
-    """Whether its host has ended before it did."""
+    """Whether its host has ended before it did; what that one says from then on is not heard."""
 
     @property
     def json(self) -> Any:
@@ -70,6 +70,7 @@ class Site:
         self.path = folder / "first.db"
         self.gates = Gates()
         self.app: Starlette
+        self._calls: list[Call] = []
 
     @property
     def host(self) -> Host:
@@ -81,6 +82,7 @@ class Site:
         settings = Settings(shutdown_grace=0, keep_alive=0)
         self.app = create_app(talking(self.gates), f"sqlite:///{self.path}", settings=settings)
         await self.host.open()
+        self._calls.clear()
         self.started += 1
 
     async def stop(self) -> None:
@@ -96,6 +98,8 @@ class Site:
         after = self.folder / f"{self.started}.db"
         with contextlib.closing(self.connect()) as source, contextlib.closing(sqlite3.connect(after)) as copy:
             source.backup(copy)
+        for call in self._calls:
+            call.is_cut_off = True
         await self.stop()
         self.path = after
         await self.start()
@@ -115,6 +119,7 @@ class Site:
             "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
         }  # fmt: skip
         call = Call()
+        self._calls.append(call)
         sent = b"" if body is None else json.dumps(body).encode()
         parts = [{"type": "http.request", "body": sent, "more_body": False}]
 
@@ -127,6 +132,8 @@ class Site:
         async def send(message: Any) -> None:
             if call.left.is_set():
                 raise OSError("the client has left")
+            if call.is_cut_off:
+                return
             if message["type"] == "http.response.start":
                 assert not call.status, "an answer begins once"
                 call.status = message["status"]

@@ -9,10 +9,13 @@ import openai
 import pytest
 
 from agent_host import Executor, WorkflowBuilder, WorkflowContext, handler, open_store
+from agent_host.engine.view import View
 from agent_host.engine.workflow import Workflow
 from agent_host.foundry.identity import Identity
+from agent_host.server.continuation import Continuation
 from agent_host.server.stored import stored_request
 from agent_host.stores.records import TurnInFlight
+from agent_host.wire.request import parse_request
 
 WHO = Identity("", "request-1", {"x-client-team": "blue"})
 
@@ -46,8 +49,10 @@ async def left_behind(path: str, request: bytes, *, attempts: int = 0) -> None:
     await store.aclose()
 
 
-def asking(text: str, workflow: str = "echoing", **more: Any) -> bytes:
-    return stored_request(workflow, json.dumps({"input": text, "background": True, **more}).encode(), WHO)
+def asking(text: Any, workflow: str = "echoing", **more: Any) -> bytes:
+    body = json.dumps({"input": text, "background": True, **more}).encode()
+    place = View("chk_any", 0, 0, 0, {}, "")
+    return stored_request(workflow, body, WHO, Continuation(place, parse_request(body).items))
 
 
 async def ended(site: Any) -> Any:
@@ -74,9 +79,9 @@ async def test_a_turn_that_was_only_accepted_is_taken(serve_app: Any, tmp_path: 
     [
         (asking("x", "another"), 0, "the workflow 'another' is no longer served here"),
         (asking("x"), 3, "its process has died 3 times"),
-        (asking("x", previous_response_id="resp_gone"), 0, "'resp_gone' not found"),
+        (asking([{"role": "assistant", "content": "x"}]), 0, "cannot take"),
     ],
-    ids=["another workflow", "three attempts", "a parent that is gone"],
+    ids=["another workflow", "three attempts", "an input it no longer takes"],
 )
 async def test_a_turn_that_cannot_go_on_ends_as_failed(
     serve_app: Any, tmp_path: Any, request_bytes: bytes, attempts: int, words: str
@@ -92,6 +97,15 @@ async def test_a_turn_that_cannot_go_on_ends_as_failed(
     assert [event.type for event in events].count("response.failed") == 1
     assert events[-1].response == response
     await site.client.responses.delete("resp_left")
+
+
+async def test_a_parent_that_was_deleted_meanwhile_is_not_needed(serve_app: Any, tmp_path: Any) -> None:
+    """The turn begins at the commit that was found when it was accepted."""
+    path = f"{tmp_path}/left.db"
+    await left_behind(path, asking("x", previous_response_id="resp_gone"))
+    site = await serve_app(echoing(), path)
+    response = await ended(site)
+    assert (response.status, response.previous_response_id) == ("completed", "resp_gone")
 
 
 async def test_what_cannot_be_read_back_is_given_up(

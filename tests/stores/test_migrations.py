@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_host.errors import TurnConflictError
 from agent_host.stores import open_store, queries, rows
 from agent_host.stores.migrate import Migration, migrate, migrations, version_of
 from agent_host.stores.records import ConversationMove
@@ -88,21 +89,7 @@ def first_format(tmp_path: Path) -> Path:
     connection = sqlite3.connect(path, isolation_level=None)
     migrate(connection, migrations()[:1])
     one = child(ROOT, "one", BODY)
-    for home, commit in (("*", ROOT), ("", one)):
-        row: tuple[object, ...] = (
-            home,
-            commit.id,
-            commit.parent,
-            commit.workflow,
-            commit.session_id,
-            commit.kind,
-            commit.seq,
-            commit.step,
-        )
-        row += (commit.created_at, commit.signature, rows.encoded(commit.delta), commit.complete, commit.distance)
-        connection.execute(queries.QUERIES["insert_commit"], row)
-        for hash_, body in commit.blobs.items():
-            connection.execute(queries.QUERIES["insert_blob"], (home, hash_, body))
+    rows.insert_commits(connection, "", (ROOT, one), TurnConflictError)
     connection.execute(queries.QUERIES["put_head"], ("", "support", "s1", one.id))
     columns = ("", "resp_1", None, ROOT.id, one.id, None, "completed", 100, 101, b"\x01\x02", b"input", b"body")
     connection.execute(f"INSERT INTO responses VALUES ({', '.join('?' * len(columns))})", columns)

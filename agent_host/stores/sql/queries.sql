@@ -1,11 +1,12 @@
 -- Every statement of the SQL stores. `*` is the partition of root commits, which every user may read.
 
 -- insert_response --
--- Store a response; changes no row if the user has one of that id.
+-- Store a response; changes no row if the user has one of that id, finished or in flight.
 INSERT INTO responses
     (user_id, id, previous_response_id, start_commit, commit_id, conversation, status,
      created_at, completed_at, delta_lengths, input, body, background, items, log_ended_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?
+WHERE NOT EXISTS (SELECT 1 FROM turns WHERE user_id = ? AND id = ?)
 ON CONFLICT DO NOTHING
 
 -- select_response --
@@ -133,6 +134,10 @@ WHERE user_id = ? AND id = ? AND (owner IS NULL OR lease_until <= ? OR ?)
 -- renew_turn --
 -- Move the lease of an owner's turn.
 UPDATE turns SET lease_until = ? WHERE user_id = ? AND id = ? AND owner = ?
+
+-- give_back_turn --
+-- End the lease of an owner's turn, and do not count the attempt.
+UPDATE turns SET owner = NULL, lease_until = NULL, attempt = attempt - 1 WHERE user_id = ? AND id = ? AND owner = ?
 
 -- let_leases_lapse --
 -- Take every turn from its owner.

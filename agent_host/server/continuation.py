@@ -1,0 +1,159 @@
+"""What a request continues, and what it brings there: everything that has to be looked up before a turn begins.
+
+- A request that names a response or a conversation continues that one's commit. One that names neither begins at the
+  initial state, with two exceptions: its first item is a compaction that has a commit, or its last exchange answers a
+  question that is open somewhere; then it goes on there.
+- What is continued holds already what it was told: items that a request repeats are not heard again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from agent_host.engine.view import View
+from agent_host.server import questions
+from agent_host.server.connection_memory import LaneMemory, Unstored
+from agent_host.server.history import response_history
+from agent_host.server.host import Host
+from agent_host.server.questions import AnswerItem
+from agent_host.server.references import Resolved, id_of, resolve_references
+from agent_host.stores.records import Conversation, ResumePoint, Waiting
+from agent_host.wire import problems
+from agent_host.wire.input import (
+    InputApproval,
+    InputFunctionOutput,
+    InputItem,
+    InputMessage,
+    read_items,
+)
+from agent_host.wire.request import CreateRequest
+
+UNFINISHED = frozenset({"queued", "in_progress"})
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """A commit to continue from and what a request brings there, with nothing left to look up.
+
+    `is_inline`: the request brings its own history, so what stands before its last answer is known already. `waiting`
+    are the items that entered the conversation since its last turn. `unstored` is what a connection remembers of the
+    response that is continued, if that is not stored.
+    """
+
+    view: View
+    items: tuple[InputItem, ...]
+    is_inline: bool = False
+    conversation: Conversation | None = None
+    waiting: Waiting = field(default_factory=Waiting)
+    unstored: Unstored | None = None
+
+    @property
+    def entered(self) -> tuple[InputItem, ...]:
+        """The waiting items, as a request would bring them."""
+        return read_items([msgspec.json.decode(item.body) for item in self.waiting.items], "conversation")
+
+
+async def look_up(host: Host, user: str, request: CreateRequest, memory: LaneMemory | None = None) -> Continuation:
+    """Find what a request continues: in its connection's memory, if it has one, and in the store.
+
+    Raises the `Problem` of whatever the request names that is not there. What the workflow cannot take is said before.
+    """
+    previous, named = request.previous_response_id, request.conversation
+    if (previous is not None or named is not None) and _is_plain(request.items):
+        host.reader.read(request.items)
+    unstored = memory.find(previous) if memory is not None else None
+    if unstored is not None:
+        return Continuation(unstored.view, (await _resolved(host, user, request)).items, unstored=unstored)
+    if previous is not None:
+        point = await resolve(host, user, previous)
+        view = await host.view(user, point.commit)
+        if view is None:
+            raise problems.previous_response_not_found(previous)
+        items = (await _resolved(host, user, request)).items
+        return Continuation(view, await _without_held(host, user, point.response_id, items))
+    if named is not None:
+        return await _in_conversation(host, user, named, await _resolved(host, user, request))
+    return await _from_items(host, user, await _resolved(host, user, request))
+
+
+async def is_current(host: Host, user: str, continuation: Continuation) -> bool:
+    """Whether the conversation that was looked up still stands where it stood."""
+    conversation = continuation.conversation
+    if conversation is None:
+        return True
+    found = await host.store.read_conversation(user, conversation.id)
+    return found is not None and found.head == conversation.head
+
+
+async def resolve(host: Host, user: str, response_id: str) -> ResumePoint:
+    """The finished response that a request continues, or the `Problem` that there is none."""
+    point = await host.store.resolve(user, response_id)
+    if point is None:
+        raise problems.previous_response_not_found(response_id)
+    if point.status in UNFINISHED:
+        await host.settle_lapsed(user, response_id)
+        raise problems.previous_response_not_ready(response_id)
+    return point
+
+
+def _is_plain(items: Sequence[InputItem]) -> bool:
+    return all(isinstance(item, InputMessage) for item in items)
+
+
+async def _resolved(host: Host, user: str, request: CreateRequest) -> Resolved:
+    items = request.items
+    return Resolved(items) if _is_plain(items) else await resolve_references(host.store, user, items)
+
+
+async def _in_conversation(host: Host, user: str, conversation_id: str, resolved: Resolved) -> Continuation:
+    store = host.store
+    conversation = await store.read_conversation(user, conversation_id)
+    if conversation is None:
+        raise problems.conversation_not_found(conversation_id)
+    view = await host.view(user, conversation.head or host.definition.root.id)
+    if view is None:
+        raise problems.conversation_not_found(conversation_id)
+    waiting = await store.waiting_items(user, conversation_id)
+    items = [
+        item
+        for item in resolved.items
+        if (name := id_of(item)) is None or await store.read_item(user, conversation_id, name) is None
+    ]
+    return Continuation(view, tuple(items), conversation=conversation, waiting=waiting)
+
+
+async def _without_held(host: Host, user: str, response_id: str, items: tuple[InputItem, ...]) -> tuple[InputItem, ...]:
+    """The items without those that the response, or one that it continues, holds already."""
+    named = {name for item in items if (name := id_of(item)) is not None}
+    if not named or not await host.store.find_items(user, named):
+        return items
+    record = await host.store.read_response(user, response_id)
+    held = {item["id"] for item in await response_history(host.store, user, record)} if record is not None else set()
+    return tuple(item for item in items if id_of(item) not in held)
+
+
+# --- What a request without ids continues --------------------------------------------------------------------------
+
+
+async def _from_items(host: Host, user: str, resolved: Resolved) -> Continuation:
+    """By what its items are, a request that names nothing may go on somewhere; else it begins at the initial state."""
+    root = await host.view(user, host.definition.root.id)
+    assert root is not None, "the root is always there"
+    if resolved.commit is not None:
+        # The state knows what was compacted, so only what comes behind it is new.
+        return Continuation(await host.view(user, resolved.commit) or root, resolved.items[resolved.known :])
+    answer = _last_answer(resolved.items)
+    commit = await host.store.find_call(user, questions.call_id_of(answer)) if answer is not None else None
+    view = await host.view(user, commit) if commit is not None else None
+    return Continuation(view or root, resolved.items, is_inline=view is not None)
+
+
+def _last_answer(items: Sequence[InputItem]) -> AnswerItem | None:
+    """The last answer of an inline history, unless the assistant has spoken after it: then it is over."""
+    for item in reversed(items):
+        if isinstance(item, (InputFunctionOutput, InputApproval)):
+            return item
+        if isinstance(item, InputMessage) and item.role == "assistant":
+            return None
+    return None
