@@ -152,6 +152,15 @@ async def test_what_cannot_be_continued_is_told_once(site: Any, listener: Listen
 # --- Conversations -----------------------------------------------------------------------------------------------
 
 
+async def test_a_conversation_begins_with_twenty_items_at_most(site: Any) -> None:
+    """One more is refused, and nothing is made."""
+    numbers = [str(number) for number in range(21)]
+    assert await transcript(site, await conversation(site, *numbers[:20])) == numbers[:20]
+    with pytest.raises(openai.BadRequestError) as caught:
+        await conversation(site, *numbers)
+    assert (caught.value.param, caught.value.code) == ("items", "array_above_max_length")
+
+
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_conversation_grows_when_a_turn_has_ended(site: Any, listener: Listener, waits: Any, mode: str) -> None:
     """While it runs the items are as before; then its input and its output are there at once, in order."""
@@ -498,3 +507,18 @@ async def test_what_a_response_holds_already_is_not_heard_again(site: Any) -> No
     for repeated in (whole, [{"type": "item_reference", "id": item["id"]} for item in whole]):
         two = await site.client.responses.create(previous_response_id=one.id, input=[*repeated, *said("b")])
         assert two.output_text == "a, b"
+
+
+@pytest.mark.parametrize("ends", ["fail", "wait"])
+async def test_what_was_never_heard_can_be_given_again(site: Any, ends: str) -> None:
+    """The input of a turn that has failed or was cancelled is new to those who continue it, also under its own id."""
+    one = await site.say("a")
+    given = [{**said(ends)[0], "id": "msg_mine"}]
+    two = await site.client.responses.create(previous_response_id=one.id, input=given, background=True)
+    if ends == "wait":
+        await site.client.responses.cancel(two.id)
+    while (await site.client.responses.retrieve(two.id)).status in ("queued", "in_progress"):
+        await asyncio.sleep(0.01)
+    for again in ({"role": "user", "content": "b", "id": "msg_mine"}, {"type": "item_reference", "id": "msg_mine"}):
+        three = await site.client.responses.create(previous_response_id=two.id, input=[again, *said("c")])
+        assert three.output_text == f"a, {'b' if 'content' in again else ends}, c"

@@ -139,6 +139,29 @@ async def test_a_reference_to_a_compaction_is_one(site: Any) -> None:
     assert (await take(site, [reference, *said("c")])).output_text == "a, c"
 
 
+@pytest.mark.parametrize("by", ["previous_response_id", "conversation"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "the item alone"])
+async def test_a_compaction_that_was_given_already_is_not_heard_again(site: Any, by: str, whole: bool) -> None:
+    """Neither the item nor anything that it stands for is new to what was continued with it."""
+    output = await compacted(site, previous_response_id=(await site.say("a")).id)
+    where = {"conversation": (await site.client.conversations.create()).id} if by == "conversation" else {}
+    one = await take(site, [*(output if whole else output[-1:]), *said("b")], **where)
+    before = "a, assistant: a, b" if where else "a, b"
+    assert one.output_text == before
+    again = await take(site, [*output, *said("c")], **(where or {by: one.id}))
+    assert again.output_text == f"{before}, c"
+
+
+async def test_a_compaction_of_a_turn_of_a_conversation_is_one_of_all_before_it(site: Any) -> None:
+    """It has what the user said there until then, and the state; what comes later is not in it."""
+    talk = (await site.client.conversations.create(items=said("a"))).id
+    one = await site.say("b", conversation=talk)
+    await site.say("later", conversation=talk)
+    output = await compacted(site, previous_response_id=one.id)
+    assert asked(output) == ["a", "b"]
+    assert (await take(site, [*output, *said("c")])).output_text == "a, b, c"
+
+
 async def test_a_compaction_stays_when_all_else_is_gone(site: Any, serve_checked: Any, listener: Listener) -> None:
     """It keeps the state it was made at, whatever is deleted, collected or started again."""
     one = await site.say("a")
@@ -243,6 +266,22 @@ async def test_counting_tokens_takes_no_turn(
     assert (await count(input=output[-1:])).object == "response.input_tokens"
     assert listener.begun == []
     assert list(stored_statuses(tmp_path / "host.db")) == [one.id]
+
+
+async def test_what_a_turn_would_not_find_is_not_counted(site: Any) -> None:
+    """An unknown compaction and an unknown item are refused as a turn with them is."""
+    for item, status, code in (
+        ({"type": "compaction", "encrypted_content": "made up"}, 400, "unknown_compaction"),
+        ({"type": "item_reference", "id": "msg_unknown"}, 404, "item_not_found"),
+    ):
+        for call in (site.client.responses.input_tokens.count, site.client.responses.compact):
+            with pytest.raises(openai.APIStatusError) as caught:
+                await call(model="any", input=[item])
+            assert (caught.value.status_code, caught.value.code) == (status, code)
+        for path in ("/conversations", "/responses"):
+            given = {"items" if path == "/conversations" else "input": [item]}
+            answer = await site.http.post(path, json=given)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
 async def test_every_model_that_is_listed_can_be_used(serve_checked: Any, listener: Listener) -> None:

@@ -37,7 +37,7 @@ class Stage:
         self.host = self._serve(STEPPING, *options, env={"STEPPING": str(self._folder)})
         return self.host
 
-    def begin(self, text: str, **more: Any) -> Any:
+    def begin(self, text: Any, **more: Any) -> Any:
         """A background turn, which is answered at once."""
         return self.host.client.responses.create(input=text, background=True, **more)
 
@@ -207,7 +207,7 @@ def test_a_turn_whose_process_dies_again_and_again_is_given_up(stage: Stage) -> 
     one = stage.host.say("one -")
     response = stage.begin("two second", previous_response_id=one.id)
     for attempt in (1, 2, 3):
-        wait_for(lambda attempt=attempt: stage.ran("two").count("second") == attempt, f"attempt {attempt}")  # type: ignore[misc]  # bound on purpose
+        wait_for(lambda attempt=attempt: stage.ran("two").count("second") == attempt, f"attempt {attempt}")
         assert stage.host.client.responses.retrieve(response.id).status == "in_progress"
         stage.host.kill()
         stage.start()
@@ -308,7 +308,7 @@ def test_a_host_that_is_stopped_in_order_has_not_died(stage: Stage) -> None:
     """However often it is stopped, a background turn goes on: only deaths are counted against it."""
     response = stage.begin("one second")
     for attempt in range(1, 5):
-        wait_for(lambda attempt=attempt: stage.ran("one").count("second") == attempt, f"start {attempt}")  # type: ignore[misc]  # bound on purpose
+        wait_for(lambda attempt=attempt: stage.ran("one").count("second") == attempt, f"start {attempt}")
         stage.host.stop()
         stage.start("--shutdown-grace", "0")
     stage.let_go("one")

@@ -65,7 +65,7 @@ async def test_a_stream_that_is_cut_while_it_runs_is_the_same_when_taken_up_agai
     site.gates.open("late in the day")
     whole = (await site.ask("GET", path)).events
     for had, rest in pieces:
-        await site.until(lambda rest=rest: rest.ended, "the end of the stream")  # type: ignore[misc]  # bound on purpose
+        await site.until(lambda rest=rest: rest.ended, "the end of the stream")
         assert had + rest.events == whole
     assert events_in(so_far) == whole[: len(events_in(so_far))]
     assert whole[-1]["response"] == await site.ended(began.json["id"])
@@ -78,7 +78,7 @@ async def test_a_stream_that_is_cut_again_and_again_is_whole_in_the_end(site: Si
     events: list[dict[str, Any]] = []
     while not events or events[-1]["type"] != "response.completed":
         call = site.begin("GET", path + (f"&starting_after={len(events) - 1}" if events else ""))
-        await site.until(lambda call=call: call.events, "one more event")  # type: ignore[misc]  # bound on purpose
+        await site.until(lambda call=call: call.events, "one more event")
         events.append(call.events[0])
         await call.leave()
     assert events == (await site.ask("GET", path)).events

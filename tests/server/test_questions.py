@@ -308,6 +308,17 @@ async def test_a_conversation_keeps_its_question(serve_app: Any) -> None:
     assert answered.output_text == "Which city? Rome"
 
 
+async def test_an_answer_may_enter_its_conversation_before_the_turn(serve_app: Any) -> None:
+    """As an item of the conversation it counts with the next request; one that answers nothing is no fault of it."""
+    site = await serve_app(asking())
+    conversation = await site.client.conversations.create()
+    asked = await site.client.responses.create(conversation=conversation.id, input="text")
+    stray = {"type": "function_call_output", "call_id": "call_stray", "output": "x"}
+    await site.client.conversations.items.create(conversation.id, items=[stray, output(asked.output[0], "Rome")])
+    answered = await site.client.responses.create(conversation=conversation.id, input="and?")
+    assert [item.content[0].text for item in answered.output] == ["Which city? Rome", "heard and?"]
+
+
 async def test_a_nested_workflow_asks_through_the_one_around_it(serve_app: Any) -> None:
     """A question at depth two is answered like any other."""
     inner = WorkflowBuilder(start_executor=Clerk(), name="inner").build()
