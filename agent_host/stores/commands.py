@@ -20,15 +20,34 @@ Work = Callable[[list["Command"]], None]
 
 
 class Command:
-    """A function to run, who waits for it, and how it went."""
+    """A function to run, the loop in which somebody waits for it, and how it went."""
 
-    __slots__ = ("error", "fn", "future", "result")
+    __slots__ = ("_is_settled", "_waiter", "error", "fn", "loop", "result")
 
-    def __init__(self, fn: Callable[[Any], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(self, fn: Callable[[Any], Any], loop: asyncio.AbstractEventLoop) -> None:
         self.fn = fn
-        self.future = future
+        self.loop = loop
         self.result: Any = None
         self.error: BaseException | None = None
+        self._is_settled = False
+        self._waiter: asyncio.Future[None] = loop.create_future()
+
+    async def settled(self) -> asyncio.CancelledError | None:
+        """Wait until the command has run, however often the caller is cancelled; returns the last cancellation."""
+        cancellation: asyncio.CancelledError | None = None
+        while not self._is_settled:
+            try:
+                await self._waiter
+            except asyncio.CancelledError as error:
+                cancellation = error
+                self._waiter = self.loop.create_future()
+        return cancellation
+
+    def settle(self) -> None:
+        """Let the one who waits go on; called in its loop."""
+        self._is_settled = True
+        if not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 async def run_to_end(future: asyncio.Future[T]) -> T:
@@ -99,15 +118,19 @@ class CommandQueue:
 
         If it has succeeded, `then` is called before the caller goes on, also when that goes on with its cancellation.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        command = Command(fn, asyncio.get_running_loop())
         with self._gate:
             self.check_open()
-            self._waiting.put(Command(fn, future))
-        try:
-            return await run_to_end(future)
-        finally:
-            if then is not None and future.done() and not future.cancelled() and future.exception() is None:
-                then()
+            self._waiting.put(command)
+        cancellation = await command.settled()
+        if then is not None and command.error is None:
+            then()
+        if cancellation is not None:
+            raise cancellation
+        if command.error is not None:
+            raise command.error
+        result: T = command.result
+        return result
 
     def _serve(self, work: Work, idle_after: Callable[[], float | None]) -> None:
         last = False
@@ -138,7 +161,7 @@ class CommandQueue:
 def _answer(batch: list[Command]) -> None:
     by_loop: dict[asyncio.AbstractEventLoop, list[Command]] = {}
     for command in batch:
-        by_loop.setdefault(command.future.get_loop(), []).append(command)
+        by_loop.setdefault(command.loop, []).append(command)
     for loop, commands in by_loop.items():
         try:
             loop.call_soon_threadsafe(_settle, commands)
@@ -148,9 +171,4 @@ def _answer(batch: list[Command]) -> None:
 
 def _settle(commands: list[Command]) -> None:
     for command in commands:
-        if command.future.done():
-            continue
-        if command.error is not None:
-            command.future.set_exception(command.error)
-        else:
-            command.future.set_result(command.result)
+        command.settle()

@@ -176,14 +176,12 @@ class Knowledge(RuleBasedStateMachine):
         """It has ended, undisturbed or with this status, and everything that was shown of it agrees."""
         self.turns.remove(turn)
         outcome = turn.outcome()
-        unstorable = turn.conversation is not None and turn.stored and turn.conversation.deleted
+        is_homeless = turn.conversation is not None and turn.stored and turn.conversation.deleted
         if status is None:
-            status = "failed" if unstorable and turn.background else outcome.status
-        shown = await self.shown_of(turn, lost=unstorable and status == "completed")
+            status = "failed" if is_homeless else outcome.status
+        shown = await self.shown_of(turn)
         if turn.stored and turn.conversation is not None:
             turn.conversation.turn = None
-        if shown is None:
-            return None
         turn.id = shown["id"]
         assert shown["status"] == status, (turn, shown)
         assert (shown["error"] is not None) == (status == "failed")
@@ -207,8 +205,8 @@ class Knowledge(RuleBasedStateMachine):
         await self.agrees(turn, response)
         return response
 
-    async def shown_of(self, turn: Turn, *, lost: bool) -> dict[str, Any] | None:
-        """What the client has heard of the end of a turn; None if it could not be stored."""
+    async def shown_of(self, turn: Turn) -> dict[str, Any]:
+        """What the client has heard of the end of a turn."""
         call = turn.call
         if turn.background:
             found = await self.site.ended(turn.id)
@@ -218,15 +216,8 @@ class Knowledge(RuleBasedStateMachine):
         assert call is not None
         async with asyncio.timeout(10):
             await call.task
-        if not lost:
-            assert call.status == 200, call.body
-            return call.events[-1]["response"] if turn.streamed else call.json  # type: ignore[no-any-return]  # JSON
-        if turn.streamed:
-            assert call.events[-1]["type"] == "response.failed"
-            self.gone.append(turn.id)
-        else:
-            assert (call.status, call.code) == (500, "server_error")
-        return None
+        assert call.status == 200, call.body
+        return call.events[-1]["response"] if turn.streamed else call.json  # type: ignore[no-any-return]  # JSON
 
     async def moves(self, turn: Turn, conversation: Conversation, commit: Commit, shown: dict[str, Any]) -> None:
         """A completed turn has moved its conversation: the head, what it took in, and its own items."""

@@ -1,6 +1,7 @@
 """Any sequence of calls, of restarts and of crashes, against a model of the API."""
 
 import logging
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,9 +10,13 @@ from tests.properties.machine import Clients
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> None:
+def quiet() -> Iterator[None]:
     """The log of so many turns that are told to fail helps nobody."""
-    logging.getLogger("agent_host").setLevel(logging.CRITICAL)
+    log = logging.getLogger("agent_host")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(level)
 
 
 TestClients = Clients.TestCase
