@@ -120,9 +120,14 @@ async def admit(
         turn = Turn(request, who, facts, transcript_of(host, facts), start, key, memory=memory)
         if not (request.background or (request.store and (continues.conversation is not None or key is not None))):
             return turn
-        await _take_place(host, turn, body)
-        if await is_current(host, who.user, continues):
-            return turn
+        try:
+            await _take_place(host, turn, body)
+            if await is_current(host, who.user, continues):
+                return turn
+        except BaseException:
+            # Whatever it was, a client that has left included: nobody goes on with the turn.
+            await asyncio.shield(host.store.release(who.user, facts.id))
+            raise
         # Another turn has ended in the conversation after it was looked up, before it was taken.
         await host.store.release(who.user, facts.id)
 

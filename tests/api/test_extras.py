@@ -431,10 +431,9 @@ async def test_without_the_right_key_no_door_is_open(serve_checked: Any, listene
     body = {"model": "any", "input": "x", "metadata": {"a": "b"}}
     for method, path in DOORS:
         for prefix in ("", "/v1"):
-            for key in ("wrong", "right ", "Right"):
-                answer = await site.http.request(
-                    method, prefix + path.format(**names), json=body, headers={"authorization": f"Bearer {key}x"}
-                )
+            for key in ("wrong", "Right", "rightly"):
+                headers = {"authorization": f"Bearer {key}"}
+                answer = await site.http.request(method, prefix + path.format(**names), json=body, headers=headers)
                 error = answer.json()["error"]
                 assert (answer.status_code, error["code"]) == (401, "invalid_api_key"), path
                 assert (error["type"], error["param"]) == ("invalid_request_error", "")

@@ -8,6 +8,8 @@ from typing import Any, Never
 import pytest
 
 from agent_host import Executor, TextDelta, WorkflowBuilder, WorkflowContext, handler
+from agent_host.stores.sql_store import SqlStore
+from agent_host.stores.sqlite import SqliteDatabase
 
 
 class Wait(Executor):
@@ -107,3 +109,32 @@ async def test_a_client_that_leaves_while_it_sends_starts_no_turn(
     await eventually(lambda: "the client has left" in caplog.text, "a log line")
     assert stored_statuses(tmp_path / "host.db") == {}
     assert not [record for record in caplog.records if record.exc_info]
+
+
+class Hesitant(SqlStore):
+    """A store that takes its time to say that a turn was admitted."""
+
+    hesitates = False
+
+    async def admit(self, *arguments: Any, **options: Any) -> None:
+        await super().admit(*arguments, **options)
+        if self.hesitates:
+            self.hesitates = False
+            await asyncio.sleep(60)
+
+
+async def test_a_client_that_leaves_while_it_is_admitted_frees_its_conversation(
+    serve_app: Any, begun: asyncio.Event, tmp_path: Any, eventually: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The conversation was taken for a turn that nobody waits for: the next turn gets it."""
+    caplog.set_level(logging.INFO)
+    store = Hesitant(SqliteDatabase(f"{tmp_path}/slow.db"))
+    site = await serve_app(WorkflowBuilder(start_executor=Wait(begun, asyncio.Event()), name="waiting").build(), store)
+    conversation = await site.client.conversations.create()
+    store.hesitates = True
+    writer = await send(site, {"input": "lost", "conversation": conversation.id})
+    await eventually(lambda: not store.hesitates, "the turn is admitted")
+    await leave(writer)
+    await eventually(lambda: "the client has left" in caplog.text, "the request has ended")
+    response = await site.client.responses.create(input="heard", conversation=conversation.id)
+    assert response.output_text == "heard"
