@@ -41,7 +41,7 @@ def end(host: Host, turn: Turn, outcome: Outcome) -> Last:
     """End a copy of the turn's transcript: what is open is taken back, what the workflow asks is asked."""
     transcript = turn.transcript.copy()
     told = transcript.abandon_open()
-    calls: tuple[OpenCall, ...] = ()
+    calls = turn.start.calls  # a turn that fails leaves what was open as it was
     if outcome.status == "completed":
         told += bridge.approved_calls(transcript, turn.start.approved)
         partition = key_of(turn.facts.id)

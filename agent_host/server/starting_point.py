@@ -23,12 +23,16 @@ from agent_host.wire.input import InputApproval, InputItem, InputMessage
 
 @dataclass(frozen=True, slots=True)
 class StartingPoint:
-    """Everything a turn begins with. `inputs` holds the start executor's input, if the request brings one."""
+    """Everything a turn begins with. `inputs` holds the start executor's input, if the request brings one.
+
+    `calls` are the questions that are open there.
+    """
 
     continues: Continuation
     inputs: tuple[Any, ...] = ()
     answers: Mapping[str, Any] = field(default_factory=dict)
     approved: tuple[Approved, ...] = ()
+    calls: tuple[OpenCall, ...] = ()
 
     @property
     def view(self) -> View:
@@ -45,7 +49,7 @@ async def starting_point(host: Host, user: str, continues: Continuation) -> Star
     says = any(isinstance(item, InputMessage) and item.role == "user" for item in brought)
     is_input = says or not (answered.items or answered.is_broken)
     inputs = (host.reader.read(brought),) if is_input else ()
-    return StartingPoint(continues, inputs, answered.values, answered.approved)
+    return StartingPoint(continues, inputs, answered.values, answered.approved, answered.calls)
 
 
 def blob_reader(host: Host, user: str, unstored: Unstored | None) -> ReadBlobs:
@@ -69,6 +73,7 @@ class _Answered:
     items: tuple[AnswerItem, ...]
     others: tuple[InputItem, ...]
     approved: tuple[Approved, ...] = ()
+    calls: tuple[OpenCall, ...] = ()
     is_broken: bool = False
 
 
@@ -97,7 +102,7 @@ async def _answers(host: Host, user: str, continues: Continuation) -> _Answered:
         if isinstance(item, InputApproval) and item.approve and isinstance(asked[name], ApprovalRequest)
     )
     values = questions.read_answers(lane, matched.by_request, now)
-    return _Answered(values, tuple(matched.by_request.values()), matched.others, approved)
+    return _Answered(values, tuple(matched.by_request.values()), matched.others, approved, tuple(dict.fromkeys(calls)))
 
 
 def _brought(continues: Continuation, calls: Sequence[OpenCall]) -> tuple[InputItem, ...]:

@@ -295,6 +295,28 @@ async def test_a_failed_answer_leaves_the_question_open(serve_app: Any) -> None:
         assert again.output_text == "Rome"
 
 
+async def test_a_question_outlives_the_response_that_asked(serve_app: Any) -> None:
+    """A response whose answering turn failed holds the question, also when the one that asked is deleted."""
+
+    class Shaky(Clerk):
+        @response_handler
+        async def text(self, asked: str, answer: str, ctx: Context) -> None:
+            if answer == "bad":
+                raise ValueError("no such city")
+            await ctx.yield_output(answer)
+
+    site = await serve_app(WorkflowBuilder(start_executor=Shaky(), name="shaky").build())
+    response, (call,) = await ask(site, "text")
+    failed = await site.client.responses.create(previous_response_id=response.id, input=[output(call, "bad")])
+    await site.client.responses.delete(response.id)
+    again = await site.client.responses.create(previous_response_id=failed.id, input=[output(call, "Rome")])
+    assert again.output_text == "Rome"
+    await site.client.responses.delete(failed.id)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await site.client.responses.create(input=[output(call, "Rome")])
+    assert caught.value.code == "unknown_tool_call"
+
+
 async def test_a_conversation_keeps_its_question(serve_app: Any) -> None:
     """The conversation's next turn must answer it; deleting the response that asked does not take it back."""
     site = await serve_app(asking())
