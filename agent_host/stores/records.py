@@ -23,8 +23,8 @@ class OpenCall:
 class ResponseRecord:
     """A finished response and the two commits of its turn: the one it started from and the one to continue from.
 
-    `calls` are the questions that are open in `commit`, asked by its turn or, if that has failed, before it. `items` are
-    the ids of its own items, input and output, by which later requests may refer to them.
+    `calls` are the questions that are open in `commit`, asked by its turn or, if that has failed, before it. `items`
+    are the ids of its own items, input and output, by which later requests may refer to them.
     """
 
     id: str

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from tests.api.clerk import Clerk, office
-from tests.wire.conftest import strict_event, strict_response
+from tests.published import strict_event, strict_response
 
 __all__ = ["strict_event", "strict_response"]
 

@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from agent_host import Executor, TextDelta, WorkflowBuilder, WorkflowContext, config, handler, response_handler
-from tests.wire.conftest import strict_event
+from tests.published import strict_event
 
 __all__ = ["Client", "Dial", "Memo", "dial", "memo", "output", "said", "site", "strict_event", "ws"]
 

@@ -11,7 +11,7 @@ from agent_host.wire.item_moves import BEGUN, ITEM_MOVES, MOVES, moves_to
 from agent_host.wire.items import KINDS
 from agent_host.wire.response import ResponseFacts, usage_object
 from agent_host.wire.transcript import MOVE_ENTRIES, IllegalMove, Transcript
-from tests.wire.conftest import NOT_PUBLISHED_ITEMS, PUBLISHED_EVENTS
+from tests.published import NOT_PUBLISHED_ITEMS, PUBLISHED_EVENTS
 from tests.wire.told import CITED, MESSAGE, REFUSAL, TOLD
 
 Check = Callable[[dict[str, Any]], None]
