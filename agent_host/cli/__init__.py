@@ -1,15 +1,30 @@
 """The command line, and the only place that wires concrete parts together. One file per verb."""
 
 import sys
+from importlib import import_module
 
 import click
 
 from agent_host import __version__
 from agent_host.errors import AgentHostError
 
+VERBS = ("serve", "invoke", "graph", "check")
+
 
 class _Group(click.Group):
-    """Shows the package's own errors as one message, without a traceback."""
+    """Loads a verb when it is used: one that asks a server need not wait for all that a server is made of.
+
+    The package's own errors are shown as one message, without a traceback.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = getattr(import_module(f"agent_host.cli.{cmd_name}"), cmd_name)
+        return command
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -21,18 +36,8 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agent-host")
 def main() -> None:
-    """Serve a workflow through the OpenAI Responses API, look at it, and check it against what is stored."""
+    """Serve a workflow through the OpenAI Responses API, talk to it, look at it, and check it against what is stored."""
 
-
-from agent_host.cli.check import check  # noqa: E402 - the verbs register themselves on the group above
-from agent_host.cli.graph import graph  # noqa: E402 - as above
-from agent_host.cli.invoke import invoke  # noqa: E402 - as above
-from agent_host.cli.serve import serve  # noqa: E402 - as above
-
-main.add_command(serve)
-main.add_command(graph)
-main.add_command(check)
-main.add_command(invoke)
 
 if __name__ == "__main__":
     sys.exit(main())

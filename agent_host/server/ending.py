@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -30,11 +30,16 @@ _pack = msgspec.msgpack.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The last events of a response, the transcript that they end, and the questions that are among them."""
+    """The last events of a response, the transcript that they end, and what is told in them.
+
+    That is the questions, the tokens used, and when it ended, in seconds since the epoch.
+    """
 
     transcript: Transcript
     events: list[Event]
     calls: tuple[OpenCall, ...]
+    usage: dict[str, Any]
+    completed_at: int
 
 
 def end(host: Host, turn: Turn, outcome: Outcome) -> Last:
@@ -52,14 +57,14 @@ def end(host: Host, turn: Turn, outcome: Outcome) -> Last:
             mcp_approvals=host.settings.approvals == "mcp",
         )
         told += asked
-    usage, completed_at = bridge.usage_of(turn.usage), outcome.completed_at
+    usage, completed_at = bridge.usage_of(turn.usage), int(host.sources.clock())
     if outcome.status == "completed":
         told += transcript.completed(usage, completed_at)
     elif outcome.status == "cancelled":
         told += transcript.cancelled(usage, completed_at)
     else:
         told += transcript.failed(outcome.error or {}, usage, completed_at)
-    return Last(transcript, told, calls)
+    return Last(transcript, told, calls, usage, completed_at)
 
 
 def record_of(host: Host, turn: Turn, outcome: Outcome, last: Last) -> tuple[ResponseRecord, ConversationMove | None]:
@@ -74,7 +79,7 @@ def record_of(host: Host, turn: Turn, outcome: Outcome, last: Last) -> tuple[Res
         "metadata": facts.metadata,
         "echo": facts.echo,
         "output": outputs,
-        "usage": bridge.usage_of(turn.usage),
+        "usage": last.usage,
         "error": outcome.error,
     }
     record = ResponseRecord(
@@ -85,7 +90,7 @@ def record_of(host: Host, turn: Turn, outcome: Outcome, last: Last) -> tuple[Res
         conversation=facts.conversation,
         status=outcome.status,
         created_at=facts.created_at,
-        completed_at=outcome.completed_at,
+        completed_at=last.completed_at,
         delta_lengths=_pack(last.transcript.journal),
         input=_json(inputs),
         body=_json({name: part for name, part in parts.items() if part}),
@@ -135,7 +140,6 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> En
     is kept: a stream is told so, and a plain answer becomes an HTTP error that clients do not retry. A background turn
     is kept as it was, to be ended later.
     """
-    outcome = replace(outcome, completed_at=int(host.sources.clock()))
     last = end(host, turn, outcome)
     if not turn.request.store:
         if turn.memory is not None:

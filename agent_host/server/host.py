@@ -70,6 +70,7 @@ class Host:
         self.reader = InputReader(workflow.input_types)
         self.root_is_stored = False
         self._definition: Definition | None = None
+        self._root: View | None = None
         self._views: OrderedDict[tuple[str, str], View] = OrderedDict()
         self._opening = asyncio.Lock()
         self._draining: asyncio.Future[None] | None = None
@@ -100,6 +101,7 @@ class Host:
                 await self.store.open()
                 self.root_is_stored = await self.store.holds_root(definition.root.id)
                 self.questions = declared_questions(definition)
+                self._root = root_view(definition.root)
                 self._definition = definition
                 if self._take_up is not None:
                     await self.background.start(self._take_up)
@@ -130,7 +132,7 @@ class Host:
     async def view(self, user: str, commit_id: str) -> View | None:
         """The state at a commit; None if it is another workflow's. Of recent ones the process remembers the cells."""
         if commit_id == self.definition.root.id:
-            return root_view(self.definition.root)
+            return self._root
         key = (user, commit_id)
         known = self._views.get(key)
         if known is not None:

@@ -69,7 +69,6 @@ class Outcome:
     commits: tuple[Commit, ...] = ()
     questions: tuple[Question, ...] = ()
     error: dict[str, Any] | None = None
-    completed_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ async def take_turn(
 
 async def work(host: Host, turn: Turn, answer: Answer) -> Ended | None:
     """The turn itself, from the starting commit to the stored end; None if it is left for another process."""
-    with telemetry.tracer.start_as_current_span(telemetry.TURN_SPAN) as span:
+    with telemetry.turn_span() as span:
         try:
             lane = await materialise(host, turn)
             outcome = await run(host, turn, lane, answer)
