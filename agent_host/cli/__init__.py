@@ -36,7 +36,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agent-host")
 def main() -> None:
-    """Serve a workflow through the OpenAI Responses API, talk to it, look at it, and check it against what is stored."""
+    """Serve a workflow through the OpenAI Responses API, talk to it, draw it, check it against what is stored."""
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import msgspec
 from agent_host.engine.view import View
 from agent_host.server import questions
 from agent_host.server.connection_memory import LaneMemory, Unstored
-from agent_host.server.history import response_history
+from agent_host.server.history import conversation_history, heard_ids, ids_in
 from agent_host.server.host import Host
 from agent_host.server.questions import AnswerItem
 from agent_host.server.references import Resolved, id_of, resolve_references
@@ -71,9 +71,9 @@ async def look_up(host: Host, user: str, request: CreateRequest, memory: LaneMem
         if view is None:
             raise problems.previous_response_not_found(previous)
         items = (await _resolved(host, user, request)).items
-        return Continuation(view, await _without_held(host, user, point.response_id, items))
+        return Continuation(view, await _without_heard(host, user, point.response_id, items))
     if named is not None:
-        return await _in_conversation(host, user, named, await _resolved(host, user, request))
+        return await _in_conversation(host, user, named, request)
     return await _from_items(host, user, await _resolved(host, user, request))
 
 
@@ -106,8 +106,8 @@ async def _resolved(host: Host, user: str, request: CreateRequest) -> Resolved:
     return Resolved(items) if _is_plain(items) else await resolve_references(host.store, user, items)
 
 
-async def _in_conversation(host: Host, user: str, conversation_id: str, resolved: Resolved) -> Continuation:
-    store = host.store
+async def _in_conversation(host: Host, user: str, conversation_id: str, request: CreateRequest) -> Continuation:
+    store, items = host.store, (await _resolved(host, user, request)).items
     conversation = await store.read_conversation(user, conversation_id)
     if conversation is None:
         raise problems.conversation_not_found(conversation_id)
@@ -115,22 +115,25 @@ async def _in_conversation(host: Host, user: str, conversation_id: str, resolved
     if view is None:
         raise problems.conversation_not_found(conversation_id)
     waiting = await store.waiting_items(user, conversation_id)
-    items = [
-        item
-        for item in resolved.items
-        if (name := id_of(item)) is None or await store.read_item(user, conversation_id, name) is None
-    ]
-    return Continuation(view, tuple(items), conversation=conversation, waiting=waiting)
+    if any(isinstance(item, InputCompaction) for item in request.items):
+        heard = await ids_in(store, user, await conversation_history(store, user, conversation_id))
+    else:
+        named = {name for item in items if (name := id_of(item)) is not None}
+        heard = {name for name in named if await store.read_item(user, conversation_id, name) is not None}
+    new = tuple(item for item in items if id_of(item) not in heard)
+    return Continuation(view, new, conversation=conversation, waiting=waiting)
 
 
-async def _without_held(host: Host, user: str, response_id: str, items: tuple[InputItem, ...]) -> tuple[InputItem, ...]:
-    """The items without those that the response, or one that it continues, holds already."""
+async def _without_heard(
+    host: Host, user: str, response_id: str, items: tuple[InputItem, ...]
+) -> tuple[InputItem, ...]:
+    """The items without those that the state behind the response has heard, or said, already."""
     named = {name for item in items if (name := id_of(item)) is not None}
     if not named or not await host.store.find_items(user, named):
         return items
     record = await host.store.read_response(user, response_id)
-    held = {item["id"] for item in await response_history(host.store, user, record)} if record is not None else set()
-    return tuple(item for item in items if id_of(item) not in held)
+    heard = await heard_ids(host.store, user, record) if record is not None else set()
+    return tuple(item for item in items if id_of(item) not in heard)
 
 
 # --- What a request without ids continues --------------------------------------------------------------------------

@@ -33,7 +33,6 @@ class Exchange:
         self._send = send
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.who = identify(self.headers, host.sources.new_request_id)
-        self.headers["x-request-id"] = self.who.request_id
         self.own_headers: RawHeaders = [(b"x-request-id", self.who.request_id.encode())]
         self.status = 0
         self.about = ""

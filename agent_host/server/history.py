@@ -3,7 +3,7 @@
 A chain goes back to its first response, to one that was deleted since, or into the conversation it branches from.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -21,16 +21,48 @@ _decode = msgspec.json.Decoder().decode
 async def response_history(store: Store, user: str, record: ResponseRecord) -> list[Json]:
     """The items of a response and of all it continues."""
     turns: list[list[Json]] = []
-    turn: ResponseRecord | None = record
-    while turn is not None:
-        own = [*_decode(turn.input), *_decode(turn.body).get("output", [])]
+    async for turn in _chain(store, user, record):
+        own = _items_of(turn)
         turns.append(own)
         if turn.conversation is not None:
             turns.append(await _said_before(store, user, turn.conversation, own))
-            break
-        previous = turn.previous_response_id
-        turn = await store.read_response(user, previous) if previous is not None else None
     return [item for items in reversed(turns) for item in items]
+
+
+async def heard_ids(store: Store, user: str, record: ResponseRecord) -> set[str]:
+    """The ids of all items that the state behind a response has heard or said, those inside of compactions included.
+
+    What a turn was given that has failed is not among them.
+    """
+    heard: list[Json] = []
+    async for turn in _chain(store, user, record):
+        own = _items_of(turn)
+        heard += own if turn.status == "completed" else []
+        if turn.conversation is not None:
+            heard += await _said_before(store, user, turn.conversation, own)
+    return await ids_in(store, user, heard)
+
+
+async def ids_in(store: Store, user: str, items: Sequence[Json]) -> set[str]:
+    """The ids of items, those inside of compactions included."""
+    ids = {item["id"] for item in items}
+    for handle in {item["encrypted_content"] for item in items if item["type"] == "compaction"}:
+        compaction = await store.read_compaction(user, handle)
+        ids |= {item["id"] for item in _decode(compaction.items)} if compaction is not None else set()
+    return ids
+
+
+async def _chain(store: Store, user: str, record: ResponseRecord) -> AsyncIterator[ResponseRecord]:
+    """A response and those it continues, newest first, up to the first in a conversation or to one that is gone."""
+    turn: ResponseRecord | None = record
+    while turn is not None:
+        yield turn
+        previous = turn.previous_response_id if turn.conversation is None else None
+        turn = await store.read_response(user, previous) if previous is not None else None
+
+
+def _items_of(turn: ResponseRecord) -> list[Json]:
+    return [*_decode(turn.input), *_decode(turn.body).get("output", [])]
 
 
 async def conversation_history(store: Store, user: str, conversation_id: str) -> list[Json]:

@@ -1,7 +1,5 @@
 """Idempotency keys: a request that is sent again under its key gives the response that it gave before."""
 
-from collections.abc import Mapping
-
 from agent_host.foundry.identity import Identity
 from agent_host.server.host import Host
 from agent_host.stores.records import IdempotencyKey
@@ -28,9 +26,8 @@ class Repeated(Exception):
         return await host.store.find_key(user, self._key.key, host.sources.clock() - KEPT_FOR) is not None
 
 
-def idempotency_key(headers: Mapping[str, str], request: CreateRequest) -> IdempotencyKey | None:
+def idempotency_key(given: str | None, request: CreateRequest) -> IdempotencyKey | None:
     """The request's key, if the client has given it one. What is not stored cannot be given again."""
-    given = headers.get(HEADER)
     if given is None or not request.store:
         return None
     _KEY(given, HEADER)

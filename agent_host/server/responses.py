@@ -7,6 +7,7 @@ from agent_host.ids import is_well_formed
 from agent_host.server.exchange import Exchange, going_down
 from agent_host.server.following import follow
 from agent_host.server.host import Host
+from agent_host.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from agent_host.server.idempotency import Repeated
 from agent_host.server.stored import response_of
 from agent_host.server.streams import Disconnect, JsonAnswer, StreamAnswer, send_frames
@@ -36,7 +37,9 @@ async def create_response(exchange: Exchange) -> None:
 
     with Disconnect(exchange.receive):
         try:
-            ended = await take_turn(host, body, exchange.headers, open_answer)
+            ended = await take_turn(
+                host, body, exchange.who, open_answer, idempotency=exchange.headers.get(IDEMPOTENCY_KEY)
+            )
             exchange.about = ended.about
         except Repeated as repeated:
             await _answer_again(exchange, repeated, is_stream=requests[0].stream)

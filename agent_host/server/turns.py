@@ -7,7 +7,7 @@ commit the turn started from: the conversation stands where it stood.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from agent_host import telemetry
@@ -18,7 +18,7 @@ from agent_host.errors import (
     StoreClosedError,
     TurnConflictError,
 )
-from agent_host.foundry.identity import Identity, identify
+from agent_host.foundry.identity import Identity
 from agent_host.ids import key_of
 from agent_host.server.connection_memory import LaneMemory
 from agent_host.server.continuation import is_current, look_up
@@ -42,20 +42,22 @@ log = logging.getLogger("agent_host")
 async def take_turn(
     host: Host,
     body: bytes,
-    headers: Mapping[str, str],
+    who: Identity,
     open_answer: Callable[[CreateRequest], Answer],
+    *,
+    idempotency: str | None = None,
     memory: LaneMemory | None = None,
 ) -> Ended:
     """Take one turn. The client hears of its end only when that is stored; of a background turn, when it is accepted.
 
-    What is not to be stored is left to the `memory` of a connection that has one, and can be continued from there.
+    `idempotency` is the key that the client has given the request. What is not to be stored is left to the `memory` of
+    a connection that has one, and can be continued from there.
     Raises a `Problem` before anything has begun, and if the end of a plain answer could not be stored; `Repeated` if
     the request was made before under the same idempotency key.
     """
     request = read_request(host, body, memory)
     answer = open_answer(request)
-    who = identify(headers, host.sources.new_request_id)
-    key = idempotency_key(headers, request)
+    key = idempotency_key(idempotency, request)
     await refuse_repeated(host, who, key)
     if request.background:
         return await accept(host, request, who, key, body)

@@ -1,9 +1,8 @@
 """A warm-up: a turn that runs nothing, whose input waits for the turn that continues it."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-from agent_host.foundry.identity import identify
+from agent_host.foundry.identity import Identity
 from agent_host.server.bridge import usage_of
 from agent_host.server.connection_memory import LaneMemory, Unstored
 from agent_host.server.host import Host
@@ -11,13 +10,13 @@ from agent_host.server.turn import Answer, Ended
 from agent_host.server.turns import admit, read_request
 
 
-async def warm_up(host: Host, body: bytes, headers: Mapping[str, str], answer: Answer, memory: LaneMemory) -> Ended:
+async def warm_up(host: Host, body: bytes, who: Identity, answer: Answer, memory: LaneMemory) -> Ended:
     """Check a request as if it were to run, and keep its input. It is remembered by the connection, never stored.
 
     Raises a `Problem` before anything was told.
     """
     request = replace(read_request(host, body, memory), store=False)
-    turn = await admit(host, request, identify(headers, host.sources.new_request_id), None, memory=memory)
+    turn = await admit(host, request, who, None, memory=memory)
     before = turn.start.continues.unstored or Unstored(turn.start.view)
     memory.keep(turn.facts.id, replace(before, items=request.items, size=before.size + len(body)))
     transcript = turn.transcript

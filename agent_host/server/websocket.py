@@ -12,18 +12,18 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from starlette.types import Receive, Scope, Send
 
 from agent_host.engine.events import WorkflowEvent
 from agent_host.errors import StoreClosedError
+from agent_host.foundry.identity import Identity, identify
 from agent_host.server.bridge import workflow_event
 from agent_host.server.connection_memory import ConnectionMemory, LaneMemory
 from agent_host.server.exchange import access, going_down, refusal
 from agent_host.server.host import Host
-from agent_host.server.idempotency import HEADER as IDEMPOTENCY_KEY
 from agent_host.server.runs import RETRY_AFTER
 from agent_host.server.turn import Ended
 from agent_host.server.turns import take_turn
@@ -139,7 +139,7 @@ class Connection:
     def __init__(self, host: Host, scope: Scope, receive: Receive, send: Send) -> None:
         self._host = host
         self._path: str = scope["path"]
-        self._headers = _headers_of_turns(scope)
+        self._client = _client(scope, host.sources.new_request_id)
         self._receive = receive
         self._send = send
         self._outbox = _Outbox(send)
@@ -266,14 +266,14 @@ class Connection:
     async def _take(self, lane: _Lane, frame: CreateFrame) -> Ended:
         """Take one turn. Raises the `Problem` of one that cannot be taken."""
         request_id = self._host.sources.new_request_id()
-        headers = {**self._headers, "x-request-id": request_id}
+        who = replace(self._client, request_id=request_id)
         answer = _LaneAnswer(self._outbox, lane.stream_id)
         if self._refusal is not None:
             raise self._refusal()
         try:
             if not frame.generates:
-                return await warm_up(self._host, frame.body, headers, answer, lane.memory)
-            return await take_turn(self._host, frame.body, headers, lambda _: answer, lane.memory)
+                return await warm_up(self._host, frame.body, who, answer, lane.memory)
+            return await take_turn(self._host, frame.body, who, lambda _: answer, memory=lane.memory)
         except StoreClosedError:
             raise going_down() from None
         except asyncio.CancelledError:
@@ -295,7 +295,8 @@ class Connection:
             await asyncio.wait(turns)
 
 
-def _headers_of_turns(scope: Scope) -> Mapping[str, str]:
-    """What the client says of itself for all turns. An id or a key of one request cannot be meant for many."""
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-    return {name: value for name, value in headers.items() if name not in (IDEMPOTENCY_KEY, "x-request-id")}
+def _client(scope: Scope, new_request_id: Callable[[], str]) -> Identity:
+    """What the client says of itself for all turns; each has an id of its own, and no idempotency key."""
+    return identify(
+        {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}, new_request_id
+    )
