@@ -22,6 +22,7 @@ from agent_host.stores.records import Conversation, ResumePoint, Waiting
 from agent_host.wire import problems
 from agent_host.wire.input import (
     InputApproval,
+    InputCompaction,
     InputFunctionOutput,
     InputItem,
     InputMessage,
