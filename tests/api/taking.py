@@ -41,5 +41,6 @@ async def refused(site: Any, mode: str, given: Any = "x", **fields: Any) -> Any:
     requests = len(site.requests)
     with pytest.raises(openai.APIStatusError) as caught:
         await take(site, given, mode, **fields)
-    assert site.requests[requests:] == ["POST /responses"]
+    # Another turn's client may ask for its response meanwhile.
+    assert [made for made in site.requests[requests:] if made.startswith("POST")] == ["POST /responses"]
     return caught.value
