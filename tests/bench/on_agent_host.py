@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from flow import workflow as flow  # type: ignore[import-not-found]  # beside this file, also for other interpreters
+from flow import hooked  # type: ignore[import-not-found]  # beside this file, also for other interpreters
+from flow import workflow as flow
 from timing import each, early_and_late, per_step  # type: ignore[import-not-found]  # likewise
 
 from agent_host import (
@@ -77,11 +78,11 @@ def size(path: str) -> int:
     return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
 
 
-async def turns(storage: CheckpointStorage | None, durability: Any) -> tuple[float, float]:
+async def turns(storage: CheckpointStorage | None, durability: Any, workflow: Workflow = flow) -> tuple[float, float]:
     """Microseconds of a turn at turn 10 and at the last one, 2 KB a turn kept in a history."""
 
     async def turn(number: int) -> None:
-        await flow.run(
+        await workflow.run(
             f"{number} " + "x" * 2000, session_id="long", checkpoint_storage=storage, durability=durability
         )  # fmt: skip
 
@@ -116,6 +117,10 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with sqlite(f"{folder}/store.db") as storage:
             rows["turn of three, SQLite"] = await fresh(storage)
+    rows["long conversation, in memory, hooks"] = await turns(InMemoryCheckpointStorage(), "step", hooked)
+    with tempfile.TemporaryDirectory() as folder:
+        async with sqlite(f"{folder}/store.db") as storage:
+            rows["long conversation, SQLite, hooks"] = await turns(storage, "turn", hooked)
     with tempfile.TemporaryDirectory() as folder:
         async with sqlite(f"{folder}/store.db") as storage:
             rows["long conversation, SQLite"] = await turns(storage, "turn")

@@ -239,7 +239,7 @@ class Template:
         encoded = self._encode(name, value, codec, pristine.encoded.blobs, split=split)
         if encoded.reference == (pristine.encoded.reference if split else pristine.whole):
             return None
-        return self._encode(name, value, codec, (), split=split) if split else encoded
+        return self._encode(name, value, codec, (), split=True) if split and pristine.encoded.blobs else encoded
 
     def _encode(self, name: str, value: Any, codec: Codec, known: Any, *, split: bool) -> Encoded:
         try:

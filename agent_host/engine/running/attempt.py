@@ -62,7 +62,7 @@ class Surroundings(msgspec.Struct):
     new_request_id: Callable[[], str]
     emit_delta: Callable[["Call", int, str], None]
     tell: Callable[["Call", WorkflowEvent], None]
-    show_output: Callable[[Any], Any] | None = None
+    show_output: Callable[["Call", Any], Any]
 
 
 class Call(msgspec.Struct):

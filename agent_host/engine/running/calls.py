@@ -16,6 +16,7 @@ import msgspec
 from agent_host.engine.events import OutputKey, WorkflowErrorDetails, WorkflowEventType
 from agent_host.engine.executors.executor import Executor
 from agent_host.engine.executors.handlers import Handler, HandlerTable
+from agent_host.engine.executors.policies import RetryPolicy
 from agent_host.engine.running import notes
 from agent_host.engine.running.attempt import Attempt, Call, Surroundings
 from agent_host.engine.running.context import WorkflowContext
@@ -148,7 +149,9 @@ class Calls:
 
     # --- One call ---
 
-    async def _call(self, frame: Frame, invocation: Invocation, own_writes: notes.Cells, index: int) -> Effect:
+    def _call(
+        self, frame: Frame, invocation: Invocation, own_writes: notes.Cells, index: int
+    ) -> Coroutine[Any, Any, Effect]:
         name = invocation.executor
         executor = frame.executor(name)
         retry = executor._agent_host_retry
@@ -157,7 +160,13 @@ class Calls:
             executor.handler_table, frame, own_writes, self._open_journal,
         )  # fmt: skip
         if retry is None:
-            return await self._attempt(frame, executor, invocation, call)
+            return self._attempt(frame, executor, invocation, call)
+        return self._attempts(frame, executor, invocation, call, retry)
+
+    async def _attempts(
+        self, frame: Frame, executor: Executor, invocation: Invocation, call: Call, retry: RetryPolicy
+    ) -> Effect:
+        name, own_writes = call.executor_id, call.own_writes
         cells, writes = await frame.snapshot(name), dict(own_writes)
         while True:
             try:
@@ -182,8 +191,8 @@ class Calls:
         arguments = self._arguments(invocation, again=again)
         handler = _handler(frame, call.handlers, invocation, arguments)
         attempt = Attempt(self._around, call, Effect(call.executor_id))
-        shown = self._shown(arguments[-1]) if self._watched else None
-        self._tell("executor_invoked", executor_id=call.name, data=shown)
+        if self._watched:
+            self._tell("executor_invoked", executor_id=call.name, data=self._shown(arguments[-1]))
         if handler.takes_attempt:
             arguments = (*arguments, attempt)
         elif handler.takes_context:
@@ -204,8 +213,9 @@ class Calls:
         finally:
             executor_at_work.reset(at_work)
             effect = attempt.end()
-        shown = self._shown(_made(effect)) if self._watched and (effect.sent or effect.yielded) else None
-        self._tell("executor_completed", executor_id=call.name, data=shown)
+        if self._watched:
+            made = self._shown(_made(effect)) if effect.sent or effect.yielded else None
+            self._tell("executor_completed", executor_id=call.name, data=made)
         effect.attempt = call.attempt
         return effect
 
@@ -375,10 +385,26 @@ def _cause(executor: str, error: Exception) -> str:
 
 async def _all_or_none(jobs: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Run jobs together. When one fails the others are cancelled and awaited, and the first error is raised."""
-    tasks = [asyncio.ensure_future(job) for job in jobs]
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    left = len(jobs)
+
+    async def do(job: Coroutine[Any, Any, None]) -> None:
+        # asyncio.wait would have the loop call back once more for each task.
+        nonlocal left
+        failed = True
+        try:
+            await job
+            failed = False
+        finally:
+            left -= 1
+            if (failed or not left) and not over.done():
+                over.set_result(None)
+
+    tasks = [loop.create_task(do(job)) for job in jobs]
     failed: asyncio.Task[None] | None = None
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        await over
         failed = next((task for task in tasks if task.done() and not task.cancelled() and task.exception()), None)
     finally:
         await end(tasks)

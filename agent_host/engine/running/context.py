@@ -66,8 +66,8 @@ class WorkflowContext(Generic[OutT, W_OutT]):
             self._stream(output.text)
             return DONE
         self._check(output, "yield_output")
-        show = self._attempt.around.show_output
-        self._attempt.effect.yielded.append(Yielded(output if show is None else show(output)))
+        attempt = self._attempt
+        attempt.effect.yielded.append(Yielded(attempt.around.show_output(attempt.call, output)))
         return DONE
 
     def request_info(

@@ -19,7 +19,7 @@ from agent_host.engine.executors.template import Clone, restore, save, stored_fi
 from agent_host.engine.reducers import MISSING, Reducer
 from agent_host.engine.running.draft import Draft
 from agent_host.engine.running.effects import Asked
-from agent_host.engine.running.payloads import LivePayload, Payload, StoredPayload
+from agent_host.engine.running.payloads import UNSET, LivePayload, Payload, StoredPayload
 from agent_host.engine.running.routing import JoinKey, MessageKind, Queued
 from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.errors import UnsupportedValueError, WorkflowCheckpointException
@@ -200,14 +200,15 @@ class Frame:
         a receiver never sees, nor makes, a change in what the sender keeps.
         """
         payload: Payload
-        if self.draft.stored and not (self.draft.by_reference and self.codec.is_immutable(value)):
+        immutable = self.draft.stored and self.codec.is_immutable(value)
+        if self.draft.stored and not (self.draft.by_reference and immutable):
             try:
                 encoded = self.codec.encode([source, target, kind, request_id, response_name, value])
             except UnsupportedValueError as error:
                 raise UnsupportedValueError(
                     f"A message sent by {self.name(source)!r} cannot be stored: {error}"
                 ) from None
-            payload = StoredPayload(encoded, self.codec, self.draft.bodies)
+            payload = StoredPayload(encoded, self.codec, self.draft.bodies, value if immutable else UNSET)
         else:
             payload = LivePayload(value, self.codec)
         return Queued(source, target, kind, payload, request_id, response_name)

@@ -11,19 +11,22 @@ from typing import Any
 from agent_host.engine.serialization.codec import Codec, Encoded
 from agent_host.errors import UnsupportedValueError
 
-_UNSET: Any = object()
+UNSET: Any = object()
 
 
 class StoredPayload:
-    """Content inside the cell of a message that waits: the last item of the list that the cell holds."""
+    """Content inside the cell of a message that waits: the last item of the list that the cell holds.
+
+    `value` is the content, if it is immutable: then nobody needs to decode it.
+    """
 
     __slots__ = ("_bodies", "_codec", "_peeked", "encoded")
 
-    def __init__(self, encoded: Encoded, codec: Codec, bodies: MutableMapping[bytes, Any]) -> None:
+    def __init__(self, encoded: Encoded, codec: Codec, bodies: MutableMapping[bytes, Any], value: Any = UNSET) -> None:
         self.encoded = encoded
         self._codec = codec
         self._bodies = bodies
-        self._peeked = _UNSET
+        self._peeked = value
 
     def _decode(self) -> Any:
         own = self.encoded.blobs
@@ -33,13 +36,13 @@ class StoredPayload:
 
     def peek(self) -> Any:
         """The content to look at; never handed to an executor unless it is immutable."""
-        if self._peeked is _UNSET:
+        if self._peeked is UNSET:
             self._peeked = self._decode()
         return self._peeked
 
     def deliver(self, receivers: int) -> tuple[Any, bool]:
         """The content for one of `receivers`, and whether it is that receiver's own."""
-        if self._peeked is not _UNSET and self._codec.is_immutable(self._peeked):
+        if self._peeked is not UNSET and self._codec.is_immutable(self._peeked):
             return self._peeked, True
         return self._decode(), True
 

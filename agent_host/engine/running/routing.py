@@ -6,7 +6,6 @@ Rule 3: an exception in a condition or selection is an error of the run, never a
 """
 
 import inspect
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -67,7 +66,7 @@ class Plan(msgspec.Struct, frozen=True):
 class _Routing:
     graph: Graph
     joins: dict[JoinKey, tuple[Any, ...]]
-    heard: Counter[str]  # of every join, how many of its sources wait in it
+    heard: dict[str, int]  # of every join, how many of its sources wait in it
     invocations: list[Invocation] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -90,7 +89,7 @@ class _Routing:
 
 async def route(graph: Graph, queue: Sequence[Queued], joins: Mapping[JoinKey, tuple[Any, ...]]) -> Plan:
     """Deliver every queued message, in order, along the edges of its source."""
-    routing = _Routing(graph, dict(joins), Counter(group for group, _ in joins))
+    routing = _Routing(graph, dict(joins), _heard(joins))
     for message in queue:
         if message.kind != "message":
             routing.call(message.target or graph.start, message)
@@ -106,6 +105,13 @@ async def route(graph: Graph, queue: Sequence[Queued], joins: Mapping[JoinKey, t
                 "executor that takes it, or every condition refused it."
             )
     return Plan(tuple(routing.invocations), routing.joins, tuple(routing.warnings))
+
+
+def _heard(joins: Mapping[JoinKey, tuple[Any, ...]]) -> dict[str, int]:
+    heard: dict[str, int] = {}
+    for group, _ in joins:
+        heard[group] = heard.get(group, 0) + 1
+    return heard
 
 
 async def _along_single(routing: _Routing, group: SingleEdge, message: Queued, value: Any) -> bool:
@@ -159,7 +165,7 @@ async def _into_fan_in(routing: _Routing, group: FanIn, message: Queued, value: 
     before = routing.joins.get(key, ())
     routing.joins[key] = (*before, message.payload)
     if not before:
-        routing.heard[group.id] += 1
+        routing.heard[group.id] = routing.heard.get(group.id, 0) + 1
     if routing.heard[group.id] < len(group.sources):
         return True
     del routing.heard[group.id]

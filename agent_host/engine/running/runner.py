@@ -25,7 +25,7 @@ from agent_host.engine.running import notes, requests
 from agent_host.engine.running.attempt import Call, Surroundings
 from agent_host.engine.running.calls import Calls
 from agent_host.engine.running.frame import Frame
-from agent_host.engine.running.lane import Lane
+from agent_host.engine.running.lane import Lane, Shown
 from agent_host.engine.running.merging import Merged, merge
 from agent_host.engine.running.notes import Notes
 from agent_host.engine.running.routing import Plan, route
@@ -148,16 +148,17 @@ class Run:
             self._enqueue(message)
             await self._boundary("input", steps=0)
 
-    async def answer(self, responses: Mapping[str, Any], *inputs: Any) -> None:
+    async def answer(self, responses: Mapping[str, Any], *inputs: Any, given_at: float | None = None) -> None:
         """Consume answers to open requests; all of them are checked before any is taken.
 
-        Further `inputs` reach the start executor in the same superstep, after the answers.
+        Further `inputs` reach the start executor in the same superstep, after the answers. Requests may have expired
+        since the answers were given, at a time in seconds since the epoch that is now unless it is named.
         """
         self._begin()
         with self._telling_failure():
             for message in inputs:
                 self._refuse_unhandled(message)
-            requests.take(self.lane, responses, self.options.clock())
+            requests.take(self.lane, responses, self.options.clock() if given_at is None else given_at)
             self._take_expired()
             for message in inputs:
                 self._enqueue(message)
@@ -301,10 +302,20 @@ class Run:
     def _surroundings(self) -> Surroundings:
         lane, loop, options = self.lane, asyncio.get_running_loop(), self.options
 
-        def emit_delta(call: Call, number: int, text: str) -> None:
+        def shown_as(call: Call) -> Shown | None:
             assert isinstance(call.scope, Frame)
             shown = lane.designation(call.scope, call.executor_id)
-            if shown is None or shown.message_in is not None:
+            return None if shown is None or shown.message_in is not None else shown
+
+        def show_output(call: Call, output: Any) -> Any:
+            # What a nested workflow yields may be a message of the one around it: that takes it as it is.
+            if options.show_output is None or shown_as(call) is None:
+                return output
+            return options.show_output(output)
+
+        def emit_delta(call: Call, number: int, text: str) -> None:
+            shown = shown_as(call)
+            if shown is None:
                 return
             event = functools.partial(
                 self._emit, "output_delta", data=text, executor_id=shown.executor_id,
@@ -326,7 +337,7 @@ class Run:
             session_id=lane.session_id, iteration=0, checkpoint_id=None, seed="", now=0.0, clock=options.clock,
             codec=lane.codec, strict=self.publisher is not None, streaming=options.streaming, turn=options.turn,
             is_open=lane.is_open, new_request_id=options.new_request_id, emit_delta=emit_delta, tell=tell,
-            show_output=options.show_output,
+            show_output=show_output,
         )  # fmt: skip
 
     # --- Boundaries ---
