@@ -7,6 +7,7 @@
 
 import contextlib
 import json
+import re
 import socket
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from agent_host.wire.sse import Decoder
 _PIECE = 65_536
 _SHOWN = 200
 _REMEDY = "\nStart a server with `agent-host serve FILE:workflow`, or name its address with --url."
+_EXAMPLE = "It looks like http://127.0.0.1:8088/v1."
+_HOST_NAME = re.compile(r"[^\x00-\x20\x7f]+")
 _CONNECTIONS: Mapping[str, type[HTTPConnection]] = {"http": HTTPConnection, "https": HTTPSConnection}
 
 Events = Generator[dict[str, Any], None, None]
@@ -59,14 +62,19 @@ class Client:
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], patience: Patience | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in _CONNECTIONS or not parts.hostname:
-            raise ValueError(f"{url!r} is no address of a server. It looks like http://127.0.0.1:8088/v1.")
+        try:
+            parts = urlsplit(url)
+            self._port = parts.port
+        except ValueError as error:
+            raise ValueError(f"{url!r} is no address of a server: {error}. {_EXAMPLE}") from None
+        if parts.scheme not in _CONNECTIONS or not parts.hostname or not _HOST_NAME.fullmatch(parts.hostname):
+            raise ValueError(f"{url!r} is no address of a server. {_EXAMPLE}")
+        if parts.username is not None:
+            raise ValueError("The address names a user, which is not sent. Leave it out, and send a --header instead.")
         self._url = url
         self._connection = _CONNECTIONS[parts.scheme]
         self._host = parts.hostname
-        self._port = parts.port
-        self._path = parts.path.rstrip("/")
+        self._path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
         self._headers = dict(headers)
         self._patience = patience or Patience()
 
@@ -131,7 +139,7 @@ class Client:
     def _losses(self, what: str, remedy: str = "") -> Iterator[None]:
         try:
             yield
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, UnicodeError) as error:  # the last: what no name of a host can be
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ServerUnreachableError(f"{what} {self._url}: {why}.{remedy}") from None
 

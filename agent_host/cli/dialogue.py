@@ -15,6 +15,7 @@ import click
 from agent_host.cli.client import Client, Events, RequestRefusedError, ServerUnreachableError
 from agent_host.cli.questions import Question, questions_of
 from agent_host.cli.screen import note
+from agent_host.errors import AgentHostError
 from agent_host.wire.events import TERMINAL
 
 COMPLETED, NOT_COMPLETED, QUESTIONS_OPEN = 0, 1, 3
@@ -131,13 +132,12 @@ class Dialogue:
                 raise ServerUnreachableError("The stream ended before the response did.")
             except (ServerUnreachableError, RequestRefusedError) as loss:
                 pause = next(pauses, None)
-                refused = isinstance(loss, RequestRefusedError) and loss.status < 500
-                if refused or not background or pause is None:
+                if _says_no(loss) or not background or pause is None:
                     raise
             self.sleep(pause)
             events = self.client.follow(background["id"], last)
 
-    def _lost(self, seen: Response, loss: ServerUnreachableError) -> ServerUnreachableError:
+    def _lost(self, seen: Response, loss: AgentHostError) -> AgentHostError:
         if "id" not in seen:
             return loss
         return ServerUnreachableError(f"{loss} If the response was finished, this shows it: {self._shown_by(seen)}")
@@ -152,11 +152,20 @@ class Dialogue:
             note(f"{response['id']} goes on. See it with: {self._shown_by(response)}")
 
     def _wait(self, response: Response) -> Response:
-        """The response when it has ended."""
+        """The response when it has ended. A server that goes away meanwhile may come back."""
+        pauses = iter(PAUSES)
         try:
             while response.get("status") in _RUNNING:
                 self.sleep(POLL)
-                response = self.client.retrieve(response["id"])
+                try:
+                    response, pauses = self.client.retrieve(response["id"]), iter(PAUSES)
+                except (ServerUnreachableError, RequestRefusedError) as loss:
+                    pause = next(pauses, None)
+                    if _says_no(loss):
+                        raise
+                    if pause is None:
+                        raise self._lost(response, loss) from None
+                    self.sleep(pause)
         except KeyboardInterrupt:
             self._left(response)
             raise
@@ -220,6 +229,11 @@ class Dialogue:
             place = f"--conversation {conversation['id']}" if conversation else f"--previous {response['id']}"
             note(f"{response['id']}  Continue with: {self.command(f'{place} TEXT')}")
         return COMPLETED if completed else NOT_COMPLETED
+
+
+def _says_no(loss: AgentHostError) -> bool:
+    """Whether asking again would change nothing."""
+    return isinstance(loss, RequestRefusedError) and loss.status < 500
 
 
 def _items(questions: list[Question], answers: Mapping[str, str], text: str | None) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """`agent-host invoke`: say something to a served workflow, and answer what it asks."""
 
+import errno
 import json
+import os
 import re
 import shlex
 import sys
@@ -11,11 +13,16 @@ import click
 
 from agent_host.cli.client import Client, ServerUnreachableError
 from agent_host.cli.dialogue import Dialogue
-from agent_host.cli.screen import Screen
+from agent_host.cli.screen import Screen, harmless, is_terminal
+from agent_host.errors import AgentHostError
 
 DEFAULT_URL = "http://127.0.0.1:8088/v1"
 
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\xa0-\xff]*)")
+
+
+_SECRET = re.compile("auth|cookie|key|password|secret|token", re.IGNORECASE)
+"""Names of headers whose values are not shown."""
 
 
 class _UnreachableServer(click.ClickException):
@@ -47,7 +54,7 @@ def _headers(context: click.Context, parameter: click.Parameter, given: tuple[st
         match = _HEADER.fullmatch(header)
         if match is None:
             raise click.BadParameter(f"{header!r} is no header. Give NAME:VALUE, such as x-agent-user-id:anna.")
-        found[match[1]] = match[2]
+        found[match[1].lower()] = match[2]
     return found
 
 
@@ -107,23 +114,39 @@ def invoke(
         raise click.UsageError("Give either --previous or --conversation: a conversation knows its last response.")
     if answers and previous is None:
         raise click.UsageError("Give --previous ID too: the response that has asked.")
-    authorization = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    authorization = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         client = Client(url, {**authorization, **headers})
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    said = _read(text)
+    if said == "" and previous is None and conversation is None:
+        raise click.UsageError("The TEXT is empty. Say something.")
     dialogue = Dialogue(
         client=client,
         view=_Json() if as_json else Screen(),
         command=lambda words: _command(url, headers, words),
-        stream=sys.stdout.isatty() and not as_json if stream is None else stream,
+        stream=is_terminal(sys.stdout) and not as_json if stream is None else stream,
         background=background,
-        asks=sys.stdin.isatty() and sys.stderr.isatty() and not as_json,
+        asks=is_terminal(sys.stdin) and is_terminal(sys.stderr) and not as_json,
     )
     try:
-        sys.exit(_run(dialogue, _read(text), previous, conversation, answers))
+        sys.exit(_run(dialogue, said, previous, conversation, answers))
     except ServerUnreachableError as error:
-        raise _UnreachableServer(str(error)) from None
+        raise _UnreachableServer(harmless(str(error))) from None
+    except AgentHostError as error:
+        raise click.ClickException(harmless(str(error))) from None
+    except OSError as error:
+        raise _unwritten(error) from None
+
+
+def _unwritten(error: OSError) -> Exception:
+    """What to raise when the answer cannot be written."""
+    if error.errno == errno.EPIPE:  # whoever has read enough need not be told
+        return error
+    # What is still buffered would fail once more when the program ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return click.ClickException(f"The answer cannot be written: {error.strerror}. Send it elsewhere.")
 
 
 def _run(
@@ -139,12 +162,15 @@ def _run(
 def _read(text: str | None) -> str | None:
     if text != "-":
         return text
+    if sys.stdin is None:
+        raise click.UsageError("Standard input is closed, so there is no TEXT to read from it.")
     return sys.stdin.buffer.read().decode("utf-8", "replace").removesuffix("\n")
 
 
 def _command(url: str, headers: Mapping[str, str], words: str) -> str:
-    """The command line that goes on in the same place, without the key."""
+    """The command line that goes on in the same place, without keys."""
     options = [] if url == DEFAULT_URL else ["--url", url]
     for name, value in headers.items():
-        options += ["--header", f"{name}:{value}"]
+        if not _SECRET.search(name):
+            options += ["--header", f"{name}:{value}"]
     return " ".join(["agent-host invoke", *map(shlex.quote, options), words])

@@ -1,14 +1,25 @@
-"""What the operator sees: one line per request, a traceback for a user's error, nothing else."""
+"""What the operator sees: one line per request, a traceback for a user's error, nothing else.
+
+What clients have sent may stand in an error. It cannot pass for a record of its own: only records begin at the left
+edge, and no control character reaches the terminal.
+"""
 
 import logging
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+class _Records(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).translate(_CONTROL).replace("\n", "\n  ")
+
 
 def configure(level: str) -> None:
     """Send the package's log to standard error."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Records("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -8,7 +8,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -22,7 +22,7 @@ class Screen:
     """Shows a response: event by event as it is made, or the whole of it at once."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
+        self._terminal = is_terminal(sys.stdout)
         self._aside: dict[int, bool] = {}
         self._unfinished: int | None = None
 
@@ -63,13 +63,23 @@ class Screen:
             # Bytes pass through unchanged, in the encoding of the wire.
             click.echo(text.encode("utf-8", "replace"), nl=False, err=aside)
             return
-        shown = text.translate(_UNSAFE)
+        shown = harmless(text)
         click.echo(click.style(shown, dim=True) if aside else shown, nl=False)
 
 
 def note(text: str) -> None:
     """Tell the person something about the response."""
-    click.echo(text.translate(_UNSAFE), err=True)
+    click.echo(harmless(text), err=True)
+
+
+def harmless(text: str) -> str:
+    """A server's text without what a terminal would obey."""
+    return text.translate(_UNSAFE)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody sits at a standard stream, which is None if it was closed before the program began."""
+    return stream is not None and stream.isatty()
 
 
 def _is_aside(item: Mapping[str, Any]) -> bool:

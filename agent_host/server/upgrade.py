@@ -1,18 +1,8 @@
-"""Requests to become a WebSocket: which are refused, and how."""
-
-from urllib.parse import urlsplit
+"""Requests to become a WebSocket, and how they are refused."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY_VIOLATION = 1008
-
-
-def foreign_origin(scope: Scope) -> str | None:
-    """The site of the page that asks, if it is another one than the host. Programs that are no browsers name none."""
-    headers = dict(scope["headers"])
-    origin: str = headers.get(b"origin", b"").decode("latin-1")
-    own: str = headers.get(b"host", b"").decode("latin-1")
-    return origin if origin and urlsplit(origin).netloc.lower() != own.lower() else None
 
 
 async def refuse_upgrade(refusal: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

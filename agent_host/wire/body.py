@@ -7,6 +7,8 @@ import msgspec
 
 from agent_host.wire import checks, problems
 
+MAX_VALUES = 1_000_000
+"""Values in a body: each costs up to a hundred times its bytes, and time in which nobody else is served."""
 _MAX_NESTING = 100  # deeper JSON could be read but, inside a response, no longer written
 
 
@@ -29,6 +31,8 @@ def read_body(
 
 def decoded(body: bytes) -> dict[str, Any]:
     """The object in a body, or the `Problem` with it. Nothing is nested deeper than it could be written again."""
+    if _is_crowded(body):
+        raise problems.too_many_values(MAX_VALUES)
     try:
         raw = msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
@@ -45,6 +49,20 @@ def refuse_unknown(raw: Mapping[str, Any], known: Collection[str]) -> None:
     for name in raw:
         if name not in known:
             raise problems.unknown_parameter(name, _nearest(name, known))
+
+
+def _is_crowded(body: bytes) -> bool:
+    """Whether there are more values than may be. Nothing is decoded for it, and what texts hold is not counted."""
+    if _marks(body) <= MAX_VALUES:
+        return False
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Among twice as many strings as values may be, there is a mark for every second one: the rest need not be split.
+    return _marks(b"".join(unescaped.split(b'"', 4 * MAX_VALUES)[::2])) > MAX_VALUES
+
+
+def _marks(text: bytes) -> int:
+    """What values begin behind: each needs one of its own."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _too_deep(raw: dict[str, Any]) -> bool:

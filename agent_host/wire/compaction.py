@@ -10,7 +10,7 @@ from typing import Any
 from agent_host.wire import checks, problems
 from agent_host.wire.body import read_body
 from agent_host.wire.fields import field_checks
-from agent_host.wire.input import InputItem, InputReader
+from agent_host.wire.input import InputItem, ItemReader
 
 _SHARED = (
     *("model", "prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "image", "instructions"),
@@ -20,7 +20,7 @@ FIELDS: Mapping[str, checks.Check] = {
     "input": checks.anything,
     **{name: check for name, check in field_checks(closed=True).items() if name in _SHARED},
 }
-_READER = InputReader(closed=True)
+_READER = ItemReader(closed=True)
 
 
 @dataclass(frozen=True, slots=True)

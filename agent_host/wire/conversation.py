@@ -7,13 +7,13 @@ from typing import Any
 from agent_host.wire import checks
 from agent_host.wire.body import read_body
 from agent_host.wire.fields import METADATA
-from agent_host.wire.input import InputItem, InputReader
+from agent_host.wire.input import InputItem, ItemReader
 
 MAX_NEW_ITEMS = 20
 
 _ITEM_COUNT = checks.array(checks.anything, 0, MAX_NEW_ITEMS)
 _ONE_ITEM_AT_LEAST = checks.array(checks.anything, 1, MAX_NEW_ITEMS)
-_READER = InputReader(closed=True)
+_READER = ItemReader(closed=True)
 
 
 @dataclass(frozen=True, slots=True)

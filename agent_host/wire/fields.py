@@ -39,6 +39,8 @@ def identifier(value: Any, path: str) -> None:
 
 
 def _tool_checks() -> checks.Check:
+    # Open also in a strict reader: clients mark tools with fields for other servers (for a cache, for loading them
+    # later), and a tool that says too much harms nobody. What is known of it is judged.
     function = checks.fields(
         {
             "name": _NAME,

@@ -323,7 +323,7 @@ _TYPED: Mapping[str, _ItemKind] = {
 _OTHER = checks.fields({"id": ITEM_ID})
 
 
-class InputReader:
+class ItemReader:
     """Reads the items of requests; a `closed` one refuses fields that the API does not have."""
 
     __slots__ = ("_message", "_said_by", "_said_to", "_typed")
@@ -349,7 +349,7 @@ class InputReader:
         if len(value) > MAX_ITEMS:
             raise problems.too_many_input_items(path, MAX_ITEMS, len(value))
         items = tuple(self.item(item, f"{path}[{index}]") for index, item in enumerate(value))
-        return _once(value, items)
+        return _without_repeats(value, items)
 
     def item(self, item: Any, path: str) -> InputItem:
         """One item that stands at `path`."""
@@ -412,7 +412,7 @@ class InputReader:
         return tuple(read(part, f"{path}[{index}]") for index, part in enumerate(content))
 
 
-def _once(raw: Sequence[dict[str, Any]], items: tuple[InputItem, ...]) -> tuple[InputItem, ...]:
+def _without_repeats(raw: Sequence[dict[str, Any]], items: tuple[InputItem, ...]) -> tuple[InputItem, ...]:
     """The items without those that repeat an earlier one."""
     seen: dict[str, dict[str, Any]] = {}
     kept: list[InputItem] = []
@@ -438,7 +438,12 @@ def is_item_id(text: str) -> bool:
     return True
 
 
-_STORED = InputReader(closed=False)
+_STORED = ItemReader(closed=False)
+
+
+def read_item(item: Any, path: str) -> InputItem:
+    """An item that was stored, as if it stood at `path` of a request."""
+    return _STORED.item(item, path)
 
 
 def read_items(items: Sequence[Any], path: str) -> tuple[InputItem, ...]:

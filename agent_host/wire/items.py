@@ -110,18 +110,6 @@ def function_call_item(id: str, call_id: str, name: str, arguments: str, status:
     }
 
 
-def custom_tool_call_item(call_id: str, name: str, input: str) -> Item:
-    """A call of a tool whose input is free text."""
-    return {
-        "id": "",
-        "type": "custom_tool_call",
-        "status": "completed",
-        "call_id": call_id,
-        "name": name,
-        "input": input,
-    }
-
-
 def reasoning_item(summaries: Iterable[str], encrypted_content: str | None = None) -> Item:
     """What was thought on the way, one part for each summary. Without encrypted content the item has no such key."""
     item: Item = {

@@ -77,6 +77,15 @@ def body_too_large(limit: int) -> Problem:
     return Problem(413, f"The request body is too large. The limit is {limit} bytes.", code="request_too_large")
 
 
+def too_many_values(limit: int) -> Problem:
+    """The body has more numbers, texts, arrays and objects than the host decodes."""
+    return Problem(
+        413,
+        f"The request body is too large. The limit is {limit} JSON values; send large data as a text or a file.",
+        code="request_too_large",
+    )
+
+
 # --- The shape of a field --------------------------------------------------------------------------------------
 
 
@@ -434,12 +443,22 @@ def wrong_api_key() -> Problem:
 
 
 def foreign_origin(origin: str) -> Problem:
-    """A page of another site asks for a WebSocket, which browsers allow it to: it would speak as the user."""
+    """A page of another site asks. Browsers let every page do that, and it would speak as the user."""
     return Problem(
         403,
-        f"Pages of '{_short(origin)}' may not open a WebSocket here. Set an API key and connect from a program, or "
-        "serve the page from the host's own address.",
+        f"Pages of '{_short(origin)}' may not use this host, which asks for no API key. Set one, serve the page from "
+        "the host's own address, or trust the page's host name (--trust-host).",
         code="foreign_origin",
+    )
+
+
+def untrusted_host(name: str) -> Problem:
+    """A name that may be somebody else's leads to this machine, and with it the pages of that name."""
+    return Problem(
+        403,
+        f"This host asks for no API key and is not known as '{_short(name)}'. Call it by its address or as "
+        "'localhost', set an API key, or trust the name (--trust-host).",
+        code="untrusted_host",
     )
 
 

@@ -4,7 +4,7 @@
   then unknown fields, then the fields in the order of the table, then fields that do not go together.
   Whether the state a request names exists is asked later, so a bad field wins over an unknown id.
 - A field that is null is a field that was not sent.
-- A lenient reader ignores fields that the API does not have: some gateways add their own.
+- A lenient reader ignores fields that the API does not have: some gateways add their own. The host reads strictly.
 - No schema library here: a table of checks gives the paths, messages and order that clients of this API expect,
   where a library's own errors would have to be translated one by one.
 """
@@ -19,42 +19,7 @@ import msgspec
 from agent_host.wire import checks, problems
 from agent_host.wire.body import decoded, refuse_unknown
 from agent_host.wire.fields import field_checks
-from agent_host.wire.input import (
-    InputApproval,
-    InputCompaction,
-    InputFile,
-    InputFunctionCall,
-    InputFunctionOutput,
-    InputImage,
-    InputItem,
-    InputMessage,
-    InputPart,
-    InputReader,
-    InputReference,
-    InputRefusal,
-    InputText,
-    OtherItem,
-    items_json,
-)
-
-__all__ = [
-    "CreateRequest",
-    "InputApproval",
-    "InputCompaction",
-    "InputFile",
-    "InputFunctionCall",
-    "InputFunctionOutput",
-    "InputImage",
-    "InputItem",
-    "InputMessage",
-    "InputPart",
-    "InputReference",
-    "InputRefusal",
-    "InputText",
-    "OtherItem",
-    "parse_request",
-    "stored_items",
-]
+from agent_host.wire.input import InputItem, ItemReader, items_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +128,11 @@ class _Reader:
     """The checks of one degree of strictness."""
 
     fields: Mapping[str, checks.Check]
-    input: InputReader
+    items: ItemReader
 
 
 _READERS = {
-    lenient: _Reader(field_checks(closed=not lenient), InputReader(closed=not lenient)) for lenient in (False, True)
+    lenient: _Reader(field_checks(closed=not lenient), ItemReader(closed=not lenient)) for lenient in (False, True)
 }
 KNOWN_FIELDS = frozenset({"input", *_READERS[False].fields})
 
@@ -187,7 +152,7 @@ def parse_request(body: bytes, *, lenient: bool = False) -> CreateRequest:
     reader = _READERS[lenient]
     if not lenient:
         refuse_unknown(raw, KNOWN_FIELDS)
-    items = reader.input.read(given["input"]) if "input" in given else ()
+    items = reader.items.read(given["input"]) if "input" in given else ()
     for name, check in reader.fields.items():
         if name in given:
             check(given[name], name)

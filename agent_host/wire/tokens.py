@@ -9,7 +9,7 @@ import msgspec
 from agent_host.wire import checks, problems
 from agent_host.wire.body import read_body
 from agent_host.wire.fields import field_checks
-from agent_host.wire.input import InputItem, InputReader
+from agent_host.wire.input import InputItem, ItemReader
 
 BYTES_PER_TOKEN = 4
 
@@ -22,7 +22,7 @@ FIELDS: Mapping[str, checks.Check] = {
     "personality": checks.text(64),
     **{name: check for name, check in field_checks(closed=True).items() if name in _SHARED},
 }
-_READER = InputReader(closed=True)
+_READER = ItemReader(closed=True)
 _SPOKEN = frozenset({"text", "refusal", "name", "arguments", "output", "input", "code", "reason"})
 
 

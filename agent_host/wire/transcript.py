@@ -96,7 +96,11 @@ Journal = Sequence[tuple[int, int]]
 
 
 class Transcript:
-    """The events of one response, in the making. `new_id("msg")` mints the id of an item."""
+    """The events of one response, in the making. `new_id("msg")` mints the id of an item.
+
+    It tells whatever a response may hold, piece by piece or whole, also what this package's own server never sends:
+    refusals, calls and thoughts that grow, and responses that end as incomplete.
+    """
 
     __slots__ = ("_facts", "_final", "_items", "_new_id", "_next", "_open", "_output", "_state", "journal")
 

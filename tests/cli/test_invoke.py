@@ -1,19 +1,15 @@
-"""`agent-host invoke`: what it shows and sends, what it asks, and how it ends when something is wrong."""
+"""`agent-host invoke`: what it shows and sends, and what it asks."""
 
 import json
-import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from agent_host.cli import main
-from agent_host.cli.client import Client, Patience, ServerUnreachableError
 from agent_host.cli.questions import Question, questions_of
+from tests.cli.invoking import continuation, invoke
 from tests.cli.scripted import Telling, answer, asking, final, refusal, scripted, spoken, stream
 from tests.cli.terminal import Terminal
 from tests.clients.test_conversations import REMEMBERING
@@ -23,16 +19,6 @@ ASKING = f"{CLIENTS / 'served.py'}:workflow"
 APPROVING = f"{CLIENTS / 'approvals' / 'approving.py'}:workflow"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def invoke(*arguments: str, url: str = "", typed: str | None = None, env: dict[str, str] | None = None) -> Result:
-    """Run the command without a terminal."""
-    where = ["--url", url] if url else []
-    return CliRunner().invoke(main, ["invoke", *arguments, *where], input=typed, env=env)
-
-
-def continuation(url: str, words: str) -> str:
-    return f"agent-host invoke --url {url} {words}\n"
 
 
 # --- What is shown -----------------------------------------------------------------------------------------------
@@ -133,6 +119,37 @@ def test_options_become_fields_and_headers() -> None:
     assert more.stderr.endswith(f"--url {server.url} --header x-agent-user-id:anna --conversation conv_1 TEXT\n")
 
 
+def test_a_header_that_is_given_counts_instead_of_the_key() -> None:
+    """Names of headers have no case, so one of them goes out."""
+    with scripted(answer(final(spoken("hi")))) as server:
+        invoke("x", "--header", "Authorization: Basic abc", "--api-key", "sk-1", url=server.url)
+    assert server.asked[0].all_headers.count("authorization") == 1
+    assert server.asked[0].headers["authorization"] == "Basic abc"
+
+
+@pytest.mark.parametrize("name", ["authorization", "Cookie", "X-Api-Key", "x-auth-token"])
+def test_the_command_that_goes_on_keeps_secrets(name: str) -> None:
+    """Whoever looks over the shoulder reads neither keys nor tokens; other headers are part of the command."""
+    with scripted(answer(final(spoken("hi")))) as server:
+        done = invoke("x", "--header", f"{name}: s3cret", "--header", "X-Tenant: a b", url=server.url)
+    assert "s3cret" not in done.stderr
+    assert f"--url {server.url} --header 'x-tenant:a b' --previous resp_1 TEXT" in done.stderr
+
+
+def test_an_address_may_have_any_path() -> None:
+    """What a request line cannot carry is encoded, what is encoded stays."""
+    with scripted(answer(final(spoken("hi")))) as server:
+        assert invoke("x", url=f"{server.url}/vé/a%20b/").exit_code == 0
+    assert server.asked[0].line == "POST /v1/v%C3%A9/a%20b/responses"
+
+
+def test_a_name_that_no_host_can_have_ends_with_4() -> None:
+    """It is answered like a host that is not there."""
+    done = invoke("x", url="http://a..b/v1")
+    assert done.exit_code == 4
+    assert done.stderr.startswith("Error: Nothing answers at http://a..b/v1: ")
+
+
 def test_a_dash_reads_standard_input() -> None:
     """All of standard input is the text, without the line feed that ends it."""
     with scripted(answer(final(spoken("hi")))) as server:
@@ -150,7 +167,13 @@ def test_a_dash_reads_standard_input() -> None:
         (["x", "--header", "a b:c"], "'a b:c' is no header"),
         (["x", "--api-key", "sk\n"], "characters that no header can carry"),
         (["x", "--url", "localhost:8088"], "'localhost:8088' is no address of a server"),
-        (["x", "--url", "http://localhost:port"], "port"),
+        (["x", "--url", "http://localhost:port"], "'http://localhost:port' is no address of a server: Port could not"),
+        (["x", "--url", "http://localhost:99999"], "'http://localhost:99999' is no address of a server: Port out of"),
+        (["x", "--url", "http://ex ample/v1"], "'http://ex ample/v1' is no address of a server. It looks like http"),
+        (["x", "--url", "http://[::1/v1"], "'http://[::1/v1' is no address of a server: Invalid IPv6 URL. It looks"),
+        (["x", "--url", "http://anna:pw@localhost/v1"], "names a user, which is not sent. Leave it out"),
+        ([""], "The TEXT is empty. Say something."),
+        (["-"], "The TEXT is empty. Say something."),
     ],
 )
 def test_wrong_usage_ends_with_2(arguments: list[str], message: str) -> None:
@@ -158,146 +181,6 @@ def test_wrong_usage_ends_with_2(arguments: list[str], message: str) -> None:
     done = invoke(*arguments)
     assert done.exit_code == 2
     assert message in done.stderr
-
-
-# --- What goes wrong ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("streamed", ["--stream", "--no-stream"])
-def test_a_failed_response_ends_with_1(streamed: str) -> None:
-    """What it said is shown, then why it failed; it can be continued all the same."""
-    told = Telling()
-    told.events += told.transcript.message("so far")
-    error = {"code": "server_error", "message": "The printer exploded", "type": "server_error", "param": None}
-    told.events += told.transcript.failed(error, None, 2)
-    with scripted(stream(told.events) if streamed == "--stream" else answer(final(told))) as server:
-        done = invoke("x", streamed, url=server.url)
-    assert (done.exit_code, done.stdout) == (1, "so far\n")
-    assert done.stderr.startswith("The response is failed: The printer exploded.\nresp_1  Continue with: ")
-
-
-@pytest.mark.parametrize("streamed", ["--stream", "--no-stream"])
-@pytest.mark.parametrize(
-    ("reply", "message"),
-    [
-        (
-            refusal(400, "Previous response with id 'resp_9' not found."),
-            "(400): Previous response with id 'resp_9' not",
-        ),
-        (answer("<h1>Bad gateway</h1>", 502), "(502): <h1>Bad gateway</h1>"),
-        (answer("", 401), "(401): no reason given"),
-        (answer({"hello": 1}), 'is not the Responses API. Check the address; it answered: {"hello": 1}'),
-        (answer("<h1>Welcome</h1>"), "is not the Responses API. Check the address; it answered: <h1>Welcome</h1>"),
-    ],
-)
-def test_a_refused_request_ends_with_1(streamed: str, reply: Any, message: str) -> None:
-    """The server's message is shown, whatever its form, and no traceback."""
-    with scripted(reply) as server:
-        done = invoke("x", streamed, url=server.url)
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert message in done.stderr
-    assert isinstance(done.exception, SystemExit)
-
-
-def test_an_error_in_a_stream_ends_with_1() -> None:
-    """An `error` event is shown and ends the command."""
-    told = Telling()
-    with scripted(
-        stream([*told.events, {"type": "error", "sequence_number": 2, "message": "the log is lost"}])
-    ) as server:
-        done = invoke("x", "--stream", url=server.url)
-    assert done.exit_code == 1
-    assert "The server ended the stream: the log is lost" in done.stderr
-
-
-def test_nothing_at_the_address_ends_with_4() -> None:
-    """The message has the address and the command that starts a server."""
-    with scripted() as server:
-        url = server.url
-    done = invoke("x", url=url)
-    assert done.exit_code == 4
-    assert done.stderr.startswith(f"Error: Nothing answers at {url}: Connection refused.\nStart a server with ")
-    assert "`agent-host serve FILE:workflow`" in done.stderr
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_stream_that_ends_too_early_ends_with_4(whole: bool) -> None:
-    """A turn is not asked for again: what was shown stays, and the message has the command that shows the rest."""
-    told = spoken("Hello")
-    with scripted(stream(told.events[:5], whole=whole)) as server:
-        done = invoke("x", "--stream", url=server.url)
-    assert (done.exit_code, done.stdout) == (4, "Hello\n")
-    assert f"this shows it: agent-host invoke --url {server.url} --previous resp_1\n" in done.stderr
-    assert len(server.asked) == 1
-
-
-@pytest.mark.parametrize("seen", [0, 3, 6])
-def test_the_stream_of_a_background_response_goes_on_after_a_loss(seen: int) -> None:
-    """The events behind the last one are asked for, until the response ends; each is shown once."""
-    told = spoken("Hello", background=True)
-    begun, middle = 2 + seen, 3 + seen
-    broken = [stream(told.events[:begun], whole=False), stream(told.events[begun:middle], whole=False)]
-    replies = [*broken, refusal(503, "The host is starting."), stream(told.events[middle:])]
-    with scripted(*replies) as server:
-        done = invoke("x", "--background", "--stream", url=server.url)
-    assert (done.exit_code, done.stdout) == (0, "Hello\n")
-    assert [asked.line for asked in server.asked[1:]] == [
-        f"GET /v1/responses/resp_1?stream=true&starting_after={begun - 1}",
-        *[f"GET /v1/responses/resp_1?stream=true&starting_after={middle - 1}"] * 2,
-    ]
-
-
-def test_a_background_response_that_is_gone_is_not_asked_for_again() -> None:
-    """An answer that says no ends the command at once."""
-    told = spoken("Hello", background=True)
-    gone = refusal(404, "Response with id 'resp_1' not found.")
-    with scripted(stream(told.events[:3], whole=False), gone) as server:
-        done = invoke("x", "--background", "--stream", url=server.url)
-    assert done.exit_code == 1
-    assert "Response with id 'resp_1' not found." in done.stderr
-
-
-@pytest.mark.parametrize("streamed", ["--stream", "--no-stream"])
-def test_whoever_does_not_want_to_wait_is_told_how_to_see_a_background_response(tmp_path: Path, streamed: str) -> None:
-    """An interrupt leaves the response to the server and shows the command that shows it."""
-    told = Telling(background=True)
-    index, opened = told.transcript.open_message()
-    told.events += opened + told.transcript.text_delta(index, "so far")
-    running = told.events[2]["response"]
-    reply = stream(told.events, then=2.0) if streamed == "--stream" else answer(running)
-    with (
-        scripted(reply) as server,
-        Terminal("invoke", "x", "--background", streamed, "--url", server.url, cwd=tmp_path) as terminal,
-    ):
-        if streamed == "--stream":
-            terminal.until("so far")
-        else:
-            server.until_asked(1)
-        terminal.process.send_signal(signal.SIGINT)
-        terminal.until(f"resp_1 goes on. See it with: {continuation(server.url, '--previous resp_1')}")
-        assert terminal.ended() == 1
-
-
-def test_a_background_response_is_waited_for() -> None:
-    """Without a stream it is asked for until it has ended."""
-    told = spoken("done", background=True)
-    queued, running = told.events[0]["response"], told.events[2]["response"]
-    with scripted(answer(queued), answer(running), answer(final(told))) as server:
-        assert invoke("x", "--background", url=server.url).stdout == "done\n"
-    assert [asked.line for asked in server.asked[1:]] == ["GET /v1/responses/resp_1"] * 2
-
-
-def test_a_stream_is_lost_when_it_is_silent_not_when_it_is_slow() -> None:
-    """Comments keep a stream alive for as long as they come; without them it is given up after a while."""
-    told = spoken("slow")
-    patience = Patience(silence=0.3)
-    with scripted(stream(told.events, comments=2, pause=0.05), stream([], then=1.0, whole=False)) as server:
-        client = Client(server.url, {}, patience)
-        began = time.monotonic()
-        assert list(client.create_streamed({"input": "x"})) == told.events
-        assert time.monotonic() - began > patience.silence
-        with pytest.raises(ServerUnreachableError, match=r"connection was lost to http.*timed out"):
-            list(client.create_streamed({"input": "x"}))
 
 
 # --- Questions ---------------------------------------------------------------------------------------------------

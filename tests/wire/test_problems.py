@@ -10,6 +10,7 @@ from agent_host.wire.problems import Problem, problem_body
 ROWS: list[tuple[Problem, int, str, str]] = [
     (problems.invalid_json("why"), 400, "", "invalid_json"),
     (problems.body_too_large(10), 413, "", "request_too_large"),
+    (problems.too_many_values(10), 413, "", "request_too_large"),
     (problems.missing_parameter("tools[0].name"), 400, "tools[0].name", "missing_required_parameter"),
     (problems.unknown_parameter("inptu", "input"), 400, "inptu", "unknown_parameter"),
     (problems.messages_moved(), 400, "", "unsupported_parameter"),
@@ -36,6 +37,8 @@ ROWS: list[tuple[Problem, int, str, str]] = [
     ),
     (problems.previous_response_not_found("r"), 400, "previous_response_id", "previous_response_not_found"),
     (problems.previous_response_not_ready("r"), 400, "previous_response_id", "previous_response_not_ready"),
+    (problems.foreign_origin("http://evil.example"), 403, "", "foreign_origin"),
+    (problems.untrusted_host("evil.example"), 403, "", "untrusted_host"),
     (problems.conversation_not_found("c"), 404, "conversation", "conversation_not_found"),
     (problems.response_not_found("r"), 404, "response_id", "response_not_found"),
     (problems.too_many_input_items("input", 10, 11), 400, "input", "too_many_input_items"),

@@ -67,6 +67,13 @@ def test_a_response_is_read_whole_unless_a_stream_is_asked_for() -> None:
     assert retrieve_query(query) == RetrieveQuery(True, 3)
 
 
+def test_of_a_parameter_that_is_given_twice_the_last_counts() -> None:
+    """The ones before it are not even judged."""
+    assert page_query([("limit", "many"), ("limit", "2"), ("order", "asc"), ("limit", "7")]).limit == 7
+    query = [("stream", "true"), ("starting_after", "9"), ("stream", "false"), ("starting_after", "3")]
+    assert retrieve_query(query) == RetrieveQuery(False, 3)
+
+
 @pytest.mark.parametrize("newest_first", [False, True])
 @pytest.mark.parametrize("limit", [1, 2, 3, 5, 6])
 def test_pages_together_are_the_list(newest_first: bool, limit: int) -> None:

@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
-from agent_host.wire.input import MAX_ITEMS, MAX_PARTS
+from agent_host.wire.body import MAX_VALUES
+from agent_host.wire.input import InputMessage, InputText
 from agent_host.wire.problems import Problem
 from agent_host.wire.request import parse_request
 
@@ -160,8 +162,8 @@ INPUT_FAULTS: list[tuple[Any, str, str]] = [
         "invalid_type",
     ),
     ([{**USER, "id": "msg_1"}, {"role": "user", "content": "ho", "id": "msg_1"}], "input", "duplicate_item"),
-    ([USER] * (MAX_ITEMS + 1), "input", "too_many_input_items"),
-    (said(*[{"type": "input_text", "text": ""}] * (MAX_PARTS + 1)), "input[0].content", "array_above_max_length"),
+    ([USER] * 10_001, "input", "too_many_input_items"),
+    (said(*[{"type": "input_text", "text": ""}] * 10_001), "input[0].content", "array_above_max_length"),
     ("x" * 10_485_761, "input", "string_above_max_length"),
 ]
 
@@ -244,6 +246,42 @@ def test_faults_have_an_order() -> None:
         assert refusal(body).code == code
         assert refusal(dict(reversed(body.items()))).code == code
         assert refusal(body | {"input": None, "previous_response_id": None, "conversation": None}).param == "input"
+
+
+CROWD = {
+    "arrays": "[]",
+    "objects": '{"":1}',
+    "numbers": "1.5",
+    "texts": '""',
+    "texts with quotes and backslashes": r'"\\\"[\\"',
+}
+
+
+@pytest.mark.parametrize("value", CROWD.values(), ids=CROWD)
+def test_more_values_than_may_be_are_refused_before_they_are_decoded(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """A body of small values would take many times its bytes; it costs no more than a look."""
+    monkeypatch.setattr(msgspec.json, "decode", lambda body: pytest.fail("it was decoded"))
+    problem = refusal(f'{{"input":[{",".join([value] * MAX_VALUES)}]}}'.encode())
+    assert (problem.status, problem.code) == (413, "request_too_large")
+    assert str(MAX_VALUES) in problem.message
+
+
+@pytest.mark.parametrize("before", ["", '"', "\\"], ids=["nothing", "a quote", "a backslash"])
+def test_what_texts_hold_are_no_values(before: str) -> None:
+    """Data may be sent as a text, however many commas and brackets are in it, and whatever stands before them."""
+    texts = [before, "[1,2],{" * 300_000]
+    items = parse_request(json.dumps({"input": [{"role": "user", "content": text} for text in texts]}).encode()).items
+    parts = [part for item in items if isinstance(item, InputMessage) for part in item.parts]
+    assert [part.text for part in parts if isinstance(part, InputText)] == texts
+
+
+def test_a_conversation_of_as_many_items_as_may_be_is_read() -> None:
+    """Ten parts in each of them are not too many values."""
+    parts = [{"type": "input_text", "text": "a, b"}] * 10
+    items = [{"type": "message", "role": "user", "content": parts}] * 10_000
+    assert len(parse_request(json.dumps({"input": items}).encode()).items) == 10_000
 
 
 def test_a_lenient_reader_ignores_what_it_does_not_know() -> None:

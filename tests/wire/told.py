@@ -5,7 +5,6 @@ from typing import Any
 
 from agent_host.wire.items import (
     approval_request_item,
-    custom_tool_call_item,
     function_call_item,
     mcp_call_item,
     message_item,
@@ -43,7 +42,7 @@ TOLD: Mapping[str, tuple[dict[str, Any], list[str]]] = {
     "function call": (function_call_item("", "call_1", "ask", '{"q":1}', "completed"), _ARGUMENTS),
     "function call without arguments": (function_call_item("", "call_1", "ask", "", "completed"), _ARGUMENTS[1:]),
     "custom tool call": (
-        custom_tool_call_item("call_1", "sql", "SELECT 1"),
+        {"type": "custom_tool_call", "call_id": "call_1", "name": "sql", "input": "SELECT 1"},
         ["custom_tool_call_input.delta", "custom_tool_call_input.done"],
     ),
     "reasoning": (reasoning_item(["First.", "Then."], "sealed"), _SUMMARY * 2),
