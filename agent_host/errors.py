@@ -164,6 +164,12 @@ class StoreLockedError(StoreError):
     code = "store_locked"
 
 
+class StoreLimitError(StoreError):
+    """Something is larger than the store can hold. Nothing was written."""
+
+    code = "store_limit"
+
+
 class StoreClosedError(StoreError):
     """The store is closed; the process is going down."""
 

@@ -1,6 +1,7 @@
 """How the host behaves. The only place that reads the environment, and only when asked to."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from agent_host.errors import SettingsError
 
 PROGRESS = ("off", "commentary", "reasoning")
 APPROVALS = ("function_call", "mcp")
+DAY = 86_400.0
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -20,6 +23,9 @@ class Settings:
     request id, and the log has the cause. `progress` shows clients what the executors do, as messages of the phase
     `commentary` or as reasoning. `approvals` says in which form an `ApprovalRequest` reaches them: as a function call,
     which every client knows, or as an `mcp_approval_request`. `strict_model` refuses models other than the workflow.
+    `trusted_hosts` are names, without ports: as long as there is no API key, browsers' pages of these hosts may use
+    this one too, and besides addresses and `localhost` it may be called by them. `keep_responses` is how old
+    responses get before the host forgets them; with 0 it keeps them for ever.
     """
 
     host: str = "127.0.0.1"
@@ -34,6 +40,8 @@ class Settings:
     progress: Literal["off", "commentary", "reasoning"] = "off"
     approvals: Literal["function_call", "mcp"] = "function_call"
     strict_model: bool = False
+    keep_responses: float = 30 * DAY
+    trusted_hosts: tuple[str, ...] = ()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **given: Any) -> "Settings":
@@ -51,8 +59,8 @@ class Settings:
         for name in ("max_concurrent_turns", "max_body_bytes"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        for name in ("max_waiting_turns", "shutdown_grace", "keep_alive"):
-            if getattr(self, name) < 0:
+        for name in ("max_waiting_turns", "shutdown_grace", "keep_alive", "keep_responses"):
+            if not getattr(self, name) >= 0:  # also refuses what is not a number
                 raise SettingsError(f"{name} must not be negative; got {getattr(self, name)}.")
         for name, known in (("progress", PROGRESS), ("approvals", APPROVALS)):
             if getattr(self, name) not in known:
@@ -69,3 +77,22 @@ def _port(text: str) -> int:
     if not text.isdecimal() or not 0 <= int(text) <= 65535:
         raise SettingsError(f"PORT must be a number from 0 to 65535; got {text!r}.")
     return int(text)
+
+
+def duration(text: str) -> float:
+    """The seconds that a text such as `30d`, `12h` or `90` names, and 0 for `forever`; raises `SettingsError`."""
+    if text == "forever":
+        return 0.0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", text)
+    if found is None:
+        raise SettingsError(f"{text!r} is no time. Say how many seconds, or 12h, 30d, 8w or forever.")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def in_words(seconds: float) -> str:
+    """A time for people, in the largest unit that it is whole in, such as `30 days`; `ever` for 0."""
+    if not seconds:
+        return "ever"
+    units = (("day", DAY), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
+    name, unit = next(((name, unit) for name, unit in units if seconds % unit == 0), units[-1])
+    return f"{seconds / unit:g} {name}{'s' * (seconds != unit)}"

@@ -8,7 +8,7 @@ import click
 from agent_host import __version__
 from agent_host.errors import AgentHostError
 
-VERBS = ("serve", "invoke", "graph", "check")
+VERBS = ("serve", "invoke", "graph", "check", "gc", "store")
 
 
 class _Group(click.Group):
@@ -36,7 +36,8 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="agent-host")
 def main() -> None:
-    """Serve a workflow through the OpenAI Responses API, talk to it, draw it, check it against what is stored."""
+    """Serve a workflow through the OpenAI Responses API, talk to it, draw it, check it against what is stored,
+    and look after the store."""
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 import socket
 import threading
 from dataclasses import replace
@@ -20,7 +19,8 @@ from agent_host.errors import SettingsError
 from agent_host.server.app import create_app, default_store
 from agent_host.server.host import Host
 from agent_host.server.runs import CUT_PATIENCE
-from agent_host.settings import APPROVALS, PROGRESS, Settings
+from agent_host.server.streams import STALLED_AFTER
+from agent_host.settings import APPROVALS, PROGRESS, Settings, duration, in_words
 
 log = logging.getLogger("agent_host")
 
@@ -36,6 +36,7 @@ LAST_WORDS = 0.5
     "--port", type=click.IntRange(0, 65535), help="Port to bind; 0 takes a free one.  [default: PORT or 8088]"
 )
 @click.option("--store", "store_url", metavar="URL", help="Where responses live, such as sqlite:///data/host.db.")
+@click.option("--keep-responses", metavar="TIME", help="How old responses get, such as 12h or forever.  [default: 30d]")
 @click.option("--max-concurrent-turns", type=click.IntRange(1), help="Turns that run at once.  [default: 1000]")
 @click.option("--shutdown-grace", type=click.FloatRange(0), help="Seconds running turns get to finish.  [default: 5]")
 @click.option("--progress", type=click.Choice(PROGRESS), help="How clients see what the executors do.  [default: off]")
@@ -45,6 +46,9 @@ LAST_WORDS = 0.5
     help="The item that asks for an approval.  [default: function_call]",
 )
 @click.option("--strict-model", is_flag=True, help="Refuse requests for a model that is not the workflow.")
+@click.option(
+    "--trust-host", "trusted_hosts", metavar="NAME", multiple=True, help="Without a key: a name whose pages may call."
+)
 @click.option("--no-auth", is_flag=True, help="Serve other machines without an API key.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -54,11 +58,13 @@ def serve(
     host: str | None,
     port: int | None,
     store_url: str | None,
+    keep_responses: str | None,
     max_concurrent_turns: int | None,
     shutdown_grace: float | None,
     progress: str | None,
     approvals: str | None,
     strict_model: bool,
+    trusted_hosts: tuple[str, ...],
     no_auth: bool,
     log_level: str,
 ) -> None:
@@ -69,7 +75,8 @@ def serve(
     """
     settings = Settings.from_environment(
         host=host, port=port, max_concurrent_turns=max_concurrent_turns, shutdown_grace=shutdown_grace,
-        progress=progress, approvals=approvals, strict_model=strict_model,
+        progress=progress, approvals=approvals, strict_model=strict_model, trusted_hosts=trusted_hosts,
+        keep_responses=None if keep_responses is None else duration(keep_responses),
     )  # fmt: skip
     if not settings.is_local and settings.api_key is None and not no_auth:
         raise SettingsError(
@@ -78,6 +85,8 @@ def serve(
         )
     settings = replace(settings, expose_errors=settings.is_local)
     logs.configure(log_level)
+    # A stream that is cut off stays without an end on purpose, and has a line of its own in the log.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing" not in record.getMessage())
     workflow = load_workflow(target)
     address = store_url or default_store(workflow)
     app = create_app(workflow, address, settings=settings)
@@ -93,6 +102,9 @@ def _bind(settings: Settings) -> socket.socket:
     # with it every answer in two pieces would wait 40 ms for the client's acknowledgement.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Connections inherit it: one whose client takes nothing for so long is ended by the operating system.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_AFTER * 1000))
     try:
         listening.bind((settings.host, settings.port))
     except OSError as error:
@@ -130,7 +142,8 @@ async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -
     server = _Server(config, host)
     name, port = listening.getsockname()[:2]
     shown = f"[{name}]" if ":" in name else name
-    log.info("serving %s on http://%s:%d, stored in %s", host.workflow.name, shown, port, address)
+    kept = in_words(host.settings.keep_responses)
+    log.info("serving %s on http://%s:%d, stored in %s for %s", host.workflow.name, shown, port, address, kept)
     if host.definition.foreign:
         log.info("shared by all conversations, not stored: %s", ", ".join(host.definition.foreign))
     await server.serve(sockets=[listening])
@@ -174,17 +187,21 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, host: Host) -> None:
         super().__init__(config)
         self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._is_asked = False
         self._draining: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._draining is None and sig in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().call_soon_threadsafe(self._begin_drain)
-        else:
-            super().handle_exit(sig, frame)
+        """Go down in order; asked a second time, at once, also if a handler blocks the event loop."""
+        if self._is_asked:
+            log.warning("stopped at once by a second signal; the next start settles what ran")
+            logging.shutdown()
+            os._exit(128 + sig)
+        self._is_asked = True
+        self._loop.call_soon_threadsafe(self._begin_drain)
 
     def _begin_drain(self) -> None:
-        if self._draining is None:
-            self._draining = asyncio.get_running_loop().create_task(self._drain())
+        self._draining = self._loop.create_task(self._drain())
 
     async def _drain(self) -> None:
         log.info("stopping; %d running turns get %g s", self._host.runs.running, self._host.settings.shutdown_grace)

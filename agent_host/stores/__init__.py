@@ -4,13 +4,14 @@
 above this package uses that and nothing else of it.
 """
 
+import os
 import re
 
 from agent_host.errors import StoreError
 from agent_host.stores.base import CommitLog, Store
 from agent_host.stores.records import ResponseRecord, ResumePoint, SavePoint
 
-__all__ = ["CommitLog", "ResponseRecord", "ResumePoint", "SavePoint", "Store", "open_store"]
+__all__ = ["CommitLog", "ResponseRecord", "ResumePoint", "SavePoint", "Store", "open_store", "store_file"]
 
 # Two letters at least: `C:` begins a path on Windows.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
@@ -34,6 +35,14 @@ def open_store(url: str, *, read_only: bool = False) -> Store:
     if read_only and path is None:
         raise StoreError(f"The store {url!r} lies in memory, so there is nothing to read. Name the file of a store.")
     return SqlStore(SqliteDatabase(path, read_only=read_only))
+
+
+def store_file(url: str) -> str:
+    """The file of a store that is there already; raises `StoreError` for a store in memory and for no file."""
+    path = _sqlite_path(url)
+    if path is None or not os.path.isfile(path):
+        raise StoreError(f"There is no store at {url}. Name the file of one that a server has written.")
+    return path
 
 
 def _sqlite_path(url: str) -> str | None:

@@ -9,12 +9,17 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from agent_host.engine.checkpoint import Commit
+from agent_host.stores.archive import Archive
 from agent_host.stores.records import (
     Append,
+    CommitName,
     Compaction,
     Conversation,
     ConversationMove,
+    Description,
+    Freed,
     Guard,
+    Heard,
     IdempotencyKey,
     Item,
     Lapsed,
@@ -128,7 +133,10 @@ class Store(Protocol):
          empty list for an unknown commit. A chain with a gap raises `CheckpointDecodeError` naming the gap.
     R10  `read_blobs` gives the bodies of any number of hashes, without those that are not stored. A body that
          does not have its hash raises `CheckpointDecodeError` naming it.
-    R11  `read_response` gives the record as `finish` was given it, None for an unknown response.
+    R66  `read_heard` gives what the turns on the way to a commit have added to what its state has heard, newest first,
+         as far as their commits are stored; it may stop where all of the ids that are looked for were found. Whether
+         their responses are stored does not matter.
+    R11  `read_response` gives the record as `finish` was given it, but for `heard`; None for an unknown response.
     R12  `holds_root` tells whether a root commit is stored.
     R17  `save_points` lists, of every user, the head of every session and of every conversation and every response
          that was created at a time or after it.
@@ -149,11 +157,13 @@ class Store(Protocol):
 
     Turns in flight:
     R35  `admit` refuses with `TurnConflictError` an id that the user has, as a response or in flight, and a turn with
-         an idempotency key that has another one in flight; with `ConversationLockedError` a turn in a conversation that
-         has another one in flight; of two at the same moment one is admitted. A refused turn has changed nothing. That
-         the id of a foreground turn is a response's or a background turn's may be told by `finish` only (R14).
+         an idempotency key that has another one in flight or, since a time, stands for a response (R49); with
+         `ConversationLockedError` a turn in a conversation that has another one in flight; of two at the same moment
+         one is admitted. A refused turn has changed nothing. That the id of a foreground turn is a response's or a
+         background turn's may be told by `finish` only (R14).
     R36  A background turn that was admitted survives the process, with its request and the commits it was given, from
-         the moment `admit` has returned; of a foreground turn nothing needs to survive.
+         the moment `admit` has returned; of a foreground turn nothing needs to survive. `read_turn` gives a background
+         turn in flight, `is_in_flight` tells without reading it whether there is one.
     R37  `release` takes back a turn that will not be finished; an unknown one is no error.
     R38  `take` gives a turn a new owner until a time, counts the attempt and returns it with where it stands: if it is
          queued, if its lease has lapsed at `now`, or if `by_force`. Else, and for an unknown turn, None. From then on
@@ -204,6 +214,23 @@ class Store(Protocol):
     R57  `keep_compaction` stores what a handle stands for; `read_compaction` gives it back to its user alone.
     R58  `expire` removes the events of responses that ended before a time (by `completed_at`, or else by their last
          lease) and the idempotency keys that are older.
+    R60  `forget_responses` removes, as R46 does, at most so many of every user's responses that were created before a
+         time, the oldest first. A response that has asked something to which no stored turn has an answer stays: a
+         person may still answer it. What is in flight stays, and so do conversations with their items and state.
+    R61  `forget_compactions` removes at most so many of every user's compactions that were created before a time.
+    R62  `unneeded_commits` names, of every user, at most so many commits that nothing is continued from (as in R26),
+         that no session stands at, has made, or is in flight with, and the roots at which nothing begins, except those
+         in use and those of workflows with sessions. Each comes before the commits that it was made after.
+    R63  `prune` removes those of the commits named to it that are unneeded still, and from which no foreground turn
+         has begun that was admitted. Every commit that stays holds the same cells as before. A commit through which
+         several others are read may stay.
+    R64  `collect_blobs` removes, of every user, the blobs that no stored commit needs, as in R29. Turns may go on
+         meanwhile. If the process dies inside it, or its caller is cancelled, a part of them is gone.
+    R65  `describe` tells what is stored and how much room it takes. Nothing changes.
+    R67  `read_archive` gives a conversation with its items and its finished responses, or a response with those that it
+         continues, and what is needed to continue each of them; None for an unknown id.
+    R68  `add_archive` stores all of an archive or nothing. What is stored already stays as it is and must be the same,
+         else `TurnConflictError`; what the archive brings is the user's alone. False if nothing was new.
     """
 
     async def open(self) -> None:
@@ -244,14 +271,23 @@ class Store(Protocol):
         """Where items lie, by their ids (R48)."""
         ...
 
+    async def read_heard(self, user: str, commit_id: str, ids: Collection[str] = ()) -> list[Heard]:
+        """The items that the state of a commit has heard, or those newest turns in which all of `ids` are (R66)."""
+        ...
+
     async def find_key(self, user: str, key: str, since: float) -> tuple[bytes, str] | None:
         """The fingerprint and the response id of an earlier request with this key (R49)."""
         ...
 
     # --- A turn in flight ---
 
-    async def admit(self, user: str, turn: TurnInFlight, commits: Sequence[Commit] = ()) -> None:
-        """Let a turn begin, or refuse it (R35, R36). `commits` are a root that is not stored yet."""
+    async def admit(
+        self, user: str, turn: TurnInFlight, commits: Sequence[Commit] = (), *, keys_since: float = 0.0
+    ) -> None:
+        """Let a turn begin, or refuse it (R35, R36). `commits` are a root that is not stored yet.
+
+        `keys_since` is the time since which a response is what its idempotency key stands for.
+        """
         ...
 
     async def release(self, user: str, response_id: str) -> None:
@@ -266,6 +302,10 @@ class Store(Protocol):
 
     async def read_turn(self, user: str, response_id: str) -> TurnInFlight | None:
         """A background turn in flight (R36)."""
+        ...
+
+    async def is_in_flight(self, user: str, response_id: str) -> bool:
+        """Whether there is such a background turn in flight (R36)."""
         ...
 
     async def renew(self, owner: str, ids: Collection[tuple[str, str]], until: float) -> set[tuple[str, str]]:
@@ -383,6 +423,38 @@ class Store(Protocol):
 
     async def expire(self, events_before: float, keys_before: float) -> None:
         """Remove what was kept for a while (R58)."""
+        ...
+
+    async def forget_responses(self, before: float, limit: int) -> Freed:
+        """Remove the oldest responses from before a time in seconds since the epoch; how many went (R60)."""
+        ...
+
+    async def forget_compactions(self, before: float, limit: int) -> Freed:
+        """Remove the oldest compactions from before a time; how many went (R61)."""
+        ...
+
+    async def unneeded_commits(self, limit: int, roots: Collection[str] = ()) -> list[CommitName]:
+        """Name commits that may go, in the order in which `prune` takes them; `roots` are in use (R62)."""
+        ...
+
+    async def prune(self, names: Sequence[CommitName], roots: Collection[str] = ()) -> Freed:
+        """Remove commits in one transaction; how many went (R63)."""
+        ...
+
+    async def collect_blobs(self) -> Freed:
+        """Remove the blobs that nobody needs, in many transactions; how many went (R64)."""
+        ...
+
+    async def read_archive(self, user: str, id: str) -> Archive | None:
+        """A conversation or a chain of responses, to be taken elsewhere (R67)."""
+        ...
+
+    async def add_archive(self, user: str, archive: Archive) -> bool:
+        """Store what was taken from elsewhere (R68)."""
+        ...
+
+    async def describe(self) -> Description:
+        """What is stored, of every user (R65). For the operator; no verb that serves a user calls it."""
         ...
 
     def commit_log(self, user: str = "") -> CommitLog:

@@ -6,6 +6,7 @@ Rule 2: an item that was added outside of a turn waits until a turn that has rea
 
 from collections.abc import Sequence
 
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.errors import TurnConflictError, UnknownItemError
 from agent_host.stores import response_rows
 from agent_host.stores.database import Connection
@@ -39,6 +40,7 @@ def delete(connection: Connection, own: str, conversation_id: str) -> bool:
     if conversation is None:
         return False
     connection.execute(QUERIES["delete_conversation"], (own, conversation_id))
+    reached(CrashPoint.DELETING_CONVERSATION)
     connection.execute(QUERIES["delete_conversation_items"], (own, conversation_id))
     if conversation.head is not None:
         response_rows.forget_calls(connection, own, conversation.head)
@@ -64,6 +66,7 @@ def add(connection: Connection, own: str, conversation_id: str, items: Sequence[
     if read(connection, own, conversation_id) is None:
         return None
     _add(connection, own, conversation_id, items)
+    reached(CrashPoint.ADDING_ITEMS)
     return read(connection, own, conversation_id)
 
 

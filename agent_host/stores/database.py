@@ -6,7 +6,7 @@ run again after its first run was rolled back.
 Rule 2: nothing here knows what is stored.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -26,6 +26,10 @@ class Cursor(Protocol):
 
     def fetchall(self) -> list[Any]:
         """The remaining rows."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """The remaining rows, one after the other."""
         ...
 
 

@@ -8,6 +8,7 @@ import threading
 
 from agent_host.errors import TurnConflictError
 from agent_host.stores.records import TurnInFlight
+from agent_host.stores.rows import partition
 from agent_host.stores.turn_rows import key_in_use, locked
 
 
@@ -48,6 +49,11 @@ class ForegroundTurns:
             if turn.key is not None:
                 del self._by_key[user, turn.key.key]
             return True
+
+    def starts(self) -> set[tuple[str, str]]:
+        """The partitions and ids of the commits from which turns have begun."""
+        with self._gate:
+            return {(partition(user), turn.start_commit) for (user, _), turn in self._turns.items()}
 
     def find_key(self, user: str, key: str, since: float) -> tuple[bytes, str] | None:
         """The fingerprint and the response id of the turn that was asked for under a key since a time."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from agent_host.crash_points import CrashPoint, reached
+
 APPLICATION_ID = 0x41675368
 """Marks a SQLite file as a store of this program ("AgSh")."""
 
@@ -48,8 +50,10 @@ def migrate(connection: sqlite3.Connection, steps: Sequence[Migration]) -> None:
         try:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {step.script}; PRAGMA application_id = {APPLICATION_ID};"
-                f"PRAGMA user_version = {step.version}; COMMIT;"
+                f"PRAGMA user_version = {step.version};"
             )
+            reached(CrashPoint.OPENING)
+            connection.execute("COMMIT")
         except sqlite3.Error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

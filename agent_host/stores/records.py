@@ -24,7 +24,8 @@ class ResponseRecord:
     """A finished response and the two commits of its turn: the one it started from and the one to continue from.
 
     `calls` are the questions that are open in `commit`, asked by its turn or, if that has failed, before it. `items`
-    are the ids of its own items, input and output, by which later requests may refer to them.
+    are the ids of its own items, input and output, by which later requests may refer to them. `heard` are the ids of
+    all items that its turn has added to what the state at `commit` has heard and said; none if it has failed.
     """
 
     id: str
@@ -41,6 +42,15 @@ class ResponseRecord:
     background: bool = False
     calls: tuple[OpenCall, ...] = ()
     items: tuple[str, ...] = ()
+    heard: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The ids of the items that one turn, named by its response, has added to what a state has heard and said."""
+
+    response_id: str
+    items: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +165,16 @@ class ConversationMove:
 
 @dataclass(frozen=True, slots=True)
 class Compaction:
-    """What a compaction item stands for: items, and the commit to continue from, if there was one."""
+    """What a compaction item stands for: items, and the commit to continue from, if there was one.
+
+    `heard` are the ids of those items that the state of the commit has heard and said.
+    """
 
     handle: str
     created_at: int
     items: bytes = field(repr=False)
     commit: str | None = None
+    heard: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,3 +189,45 @@ class SavePoint:
     name: str
     workflow: str
     commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitName:
+    """A commit of a user; of a root, which belongs to nobody, the user is None."""
+
+    user: str | None
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """How many things of one kind went, and the bytes of what they held; indexes and room in pages are not counted."""
+
+    count: int = 0
+    size: int = 0
+
+    def __add__(self, other: "Freed") -> "Freed":
+        return Freed(self.count + other.count, self.size + other.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a store holds, of every user. Sizes are in bytes; `oldest_response` is in seconds since the epoch.
+
+    `sizes` tells the bytes of what is held by its kind, without indexes and empty room; `free` is the room in `size`
+    that is used next. `pending` counts the responses whose questions no stored turn has answered, `largest` names the
+    five largest conversations by user and id, with their items and the bytes of these.
+    """
+
+    size: int
+    free: int
+    sizes: dict[str, int]
+    users: int
+    conversations: int
+    responses: int
+    commits: int
+    blobs: int
+    in_flight: int
+    pending: int
+    oldest_response: int | None
+    largest: tuple[tuple[str, str, int, int], ...] = ()

@@ -2,6 +2,7 @@
 
 Rule 1: an item belongs to the response that brought it first; what holds its bytes is found through that.
 Rule 2: questions lie beside their commit, so that whoever continues from there finds them.
+Rule 3: what a state has heard outlives the responses that brought it: what is not kept with them is kept at commits.
 """
 
 from collections.abc import Collection, Sequence
@@ -9,17 +10,18 @@ from typing import Any
 
 import msgspec
 
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.errors import GuardLostError, TurnConflictError
 from agent_host.stores import rows
 from agent_host.stores.database import Connection
 from agent_host.stores.queries import QUERIES
-from agent_host.stores.records import Compaction, IdempotencyKey, OpenCall, ResponseRecord, ResumePoint
+from agent_host.stores.records import Compaction, Heard, IdempotencyKey, OpenCall, ResponseRecord, ResumePoint
 
 # Where these two stand in a row of a response; the columns before them are the first fields of `ResponseRecord`.
 _BACKGROUND, _ITEMS = 11, 12
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 def insert(connection: Connection, own: str, record: ResponseRecord, log_ended_at: float | None) -> None:
@@ -38,6 +40,23 @@ def insert(connection: Connection, own: str, record: ResponseRecord, log_ended_a
             connection.execute(
                 QUERIES["insert_call"], (own, record.id, position, record.commit, call.call_id, call.request_id)
             )
+
+
+def put_heard(connection: Connection, own: str, record: ResponseRecord) -> None:
+    """Note at the commit of a response what its turn has heard and said, if that is more than its own items."""
+    if record.heard and record.heard != record.items:
+        connection.execute(QUERIES["put_heard"], (_encode(record.heard), own, record.commit))
+
+
+def read_heard(connection: Connection, own: str, commit_id: str, ids: Collection[str]) -> list[Heard]:
+    """What the turns on the way to a commit have heard, newest first; no further than where `ids` were found."""
+    found, wanted = [], set(ids)
+    for response_id, items in connection.execute(QUERIES["select_heard"], (own, commit_id, own)):
+        found.append(Heard(response_id, _decode(items)))
+        wanted.difference_update(found[-1].items)
+        if ids and not wanted:
+            break
+    return found
 
 
 def _exists(connection: Connection, own: str, record: ResponseRecord) -> TurnConflictError:
@@ -74,7 +93,10 @@ def delete(connection: Connection, own: str, response_id: str) -> bool:
     record = read(connection, own, response_id)
     if record is None:
         return False
+    if record.items and record.commit != record.start_commit:
+        connection.execute(QUERIES["keep_heard"], (_encode(record.items), own, record.commit, response_id))
     connection.execute(QUERIES["delete_response"], (own, response_id))
+    reached(CrashPoint.DELETING_RESPONSE)
     connection.execute(QUERIES["delete_events"], (own, response_id))
     for item_id in record.items:
         connection.execute(QUERIES["delete_item_place"], (own, item_id, response_id))
@@ -132,16 +154,18 @@ def find_key(connection: Connection, own: str, key: str, since: float) -> tuple[
 
 def put_compaction(connection: Connection, own: str, compaction: Compaction) -> None:
     """Store what a handle stands for."""
-    connection.execute(
-        QUERIES["put_compaction"],
-        (own, compaction.handle, compaction.created_at, compaction.items, compaction.commit),
-    )
+    heard = _encode(compaction.heard)
+    row = (own, compaction.handle, compaction.created_at, compaction.items, compaction.commit, heard)
+    connection.execute(QUERIES["put_compaction"], row)
 
 
 def read_compaction(connection: Connection, own: str, handle: str) -> Compaction | None:
     """What a handle stands for; None for an unknown one."""
     row = connection.execute(QUERIES["select_compaction"], (own, handle)).fetchone()
-    return None if row is None else Compaction(*row)
+    if row is None:
+        return None
+    handle, created_at, items, commit, heard = row
+    return Compaction(handle, created_at, items, commit, _decode(heard))
 
 
 def expire(connection: Connection, events_before: float, keys_before: float) -> None:

@@ -136,7 +136,7 @@ def delete_unneeded_blobs(connection: Connection, own: str) -> int:
     references = {hash_: body_references(body) for hash_, body in found}
     needed = needed_blobs(
         (
-            _delta_of(row[0], f"A commit of user {user_of(own)!r}")
+            delta_of(row[0], f"A commit of user {user_of(own)!r}")
             for row in connection.execute(QUERIES["select_deltas"], (own,)).fetchall()
         ),
         references,
@@ -168,12 +168,13 @@ def encoded(cells: Mapping[str, bytes | None]) -> bytes:
 def commit_of(row: Sequence[Any]) -> Commit:
     """The commit that a row holds; `CheckpointDecodeError` if its delta is damaged."""
     values = list(row)
-    values[_DELTA] = _delta_of(values[_DELTA], f"Commit {row[0]}")
+    values[_DELTA] = delta_of(values[_DELTA], f"Commit {row[0]}")
     values[_COMPLETE] = bool(values[_COMPLETE])
     return Commit(*values)
 
 
-def _delta_of(stored: bytes, owner: str) -> dict[str, bytes | None]:
+def delta_of(stored: bytes, owner: str) -> dict[str, bytes | None]:
+    """What a stored delta holds; `CheckpointDecodeError` naming its owner if it is damaged."""
     try:
         return _decode(stored)
     except (msgspec.DecodeError, TypeError) as error:

@@ -11,19 +11,26 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
 
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.checkpoint import Commit
 from agent_host.errors import TurnConflictError
-from agent_host.stores import conversation_rows, response_rows, rows, turn_rows
+from agent_host.stores import archive_rows, conversation_rows, response_rows, rows, turn_rows
+from agent_host.stores.archive import Archive
 from agent_host.stores.base import CommitLog
 from agent_host.stores.database import Connection, Database
+from agent_host.stores.description import describe
 from agent_host.stores.foreground_turns import ForegroundTurns
 from agent_host.stores.queries import QUERIES
 from agent_host.stores.records import (
     Append,
+    CommitName,
     Compaction,
     Conversation,
     ConversationMove,
+    Description,
+    Freed,
     Guard,
+    Heard,
     IdempotencyKey,
     Item,
     Lapsed,
@@ -35,6 +42,7 @@ from agent_host.stores.records import (
     Waiting,
 )
 from agent_host.stores.sql_commit_log import SqlCommitLog
+from agent_host.stores.sql_retention import SqlRetention
 
 T = TypeVar("T")
 
@@ -45,6 +53,7 @@ class SqlStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._foreground = ForegroundTurns()
+        self._retention = SqlRetention(database, self._foreground.starts)
         self._owners_are_gone = False
 
     def __repr__(self) -> str:
@@ -53,6 +62,7 @@ class SqlStore:
     async def open(self) -> None:
         """Open the database; `StoreError` with the remedy if that is not possible."""
         await self._database.open()
+        reached(CrashPoint.OPENED)
         if self._database.is_exclusive and not self._owners_are_gone:
             self._owners_are_gone = True
             try:
@@ -95,6 +105,10 @@ class SqlStore:
         """What holds items, by their ids; unknown ones are absent."""
         return await self._read(response_rows.find_items, user, ids)
 
+    async def read_heard(self, user: str, commit_id: str, ids: Collection[str] = ()) -> list[Heard]:
+        """What the state of a commit has heard by each turn, newest first, or until all of `ids` were found."""
+        return await self._read(response_rows.read_heard, user, commit_id, ids)
+
     async def find_key(self, user: str, key: str, since: float) -> tuple[bytes, str] | None:
         """The fingerprint and the response id of an earlier request with this key; None if there is none."""
         in_flight = self._foreground.find_key(user, key, since)
@@ -102,15 +116,17 @@ class SqlStore:
 
     # --- A turn in flight ---
 
-    async def admit(self, user: str, turn: TurnInFlight, commits: Sequence[Commit] = ()) -> None:
+    async def admit(
+        self, user: str, turn: TurnInFlight, commits: Sequence[Commit] = (), *, keys_since: float = 0.0
+    ) -> None:
         """Let a turn begin, or raise `TurnConflictError` or `ConversationLockedError` and change nothing."""
         self._database.check_writable()
         self._foreground.begin(user, turn)
         try:
             if turn.background:
-                await self._write(turn_rows.insert, user, turn, commits)
+                await self._write(turn_rows.insert, user, turn, commits, keys_since)
             elif turn.conversation is not None or turn.key is not None:
-                await self._read(turn_rows.refuse_beside, user, turn)
+                await self._read(turn_rows.refuse_beside, user, turn, keys_since)
         except BaseException:
             self._foreground.end(user, turn.id)
             raise
@@ -132,6 +148,10 @@ class SqlStore:
     async def read_turn(self, user: str, response_id: str) -> TurnInFlight | None:
         """A background turn in flight; None if there is none."""
         return await self._read(turn_rows.read, user, response_id)
+
+    async def is_in_flight(self, user: str, response_id: str) -> bool:
+        """Whether there is such a background turn in flight."""
+        return await self._read(turn_rows.is_in_flight, user, response_id)
 
     async def renew(self, owner: str, ids: Collection[tuple[str, str]], until: float) -> set[tuple[str, str]]:
         """Move the leases of turns; those that are lost are returned."""
@@ -251,6 +271,38 @@ class SqlStore:
         """Remove what was kept for a while."""
         await self._database.write(partial(response_rows.expire, events_before=events_before, keys_before=keys_before))
 
+    async def forget_responses(self, before: float, limit: int) -> Freed:
+        """Remove the oldest responses from before a time, without those that wait for an answer."""
+        return await self._retention.forget_responses(before, limit)
+
+    async def forget_compactions(self, before: float, limit: int) -> Freed:
+        """Remove the oldest compactions from before a time."""
+        return await self._retention.forget_compactions(before, limit)
+
+    async def unneeded_commits(self, limit: int, roots: Collection[str] = ()) -> list[CommitName]:
+        """The commits that nothing needs, newest first, of every user."""
+        return await self._retention.unneeded_commits(limit, roots)
+
+    async def prune(self, names: Sequence[CommitName], roots: Collection[str] = ()) -> Freed:
+        """Remove commits that nothing needs."""
+        return await self._retention.prune(names, roots)
+
+    async def collect_blobs(self) -> Freed:
+        """Remove the blobs that no stored commit needs."""
+        return await self._retention.collect_blobs()
+
+    async def read_archive(self, user: str, id: str) -> Archive | None:
+        """A conversation or a chain of responses with all that continues them; None for an unknown id."""
+        return await self._read(archive_rows.read, user, id)
+
+    async def add_archive(self, user: str, archive: Archive) -> bool:
+        """Store an archive, or raise `TurnConflictError`; False if all of it is there."""
+        return await self._write(archive_rows.add, user, archive)
+
+    async def describe(self) -> Description:
+        """What is stored, of every user."""
+        return await self._database.read(describe)
+
     def commit_log(self, user: str = "") -> CommitLog:
         """The engine's face of this store, for one user."""
         return SqlCommitLog(self._database, user)
@@ -301,6 +353,7 @@ def _finish(
         log_ended_at = lease_until if record.completed_at is None else record.completed_at
     response_rows.insert(connection, own, record, log_ended_at)
     rows.insert_commits(connection, own, commits, TurnConflictError)
+    response_rows.put_heard(connection, own, record)
     # Every stored response can be continued, so the commit it names must be there.
     if not any(commit.id == record.commit for commit in commits) and not rows.is_stored(connection, own, record.commit):
         raise TurnConflictError(
@@ -311,3 +364,4 @@ def _finish(
         conversation_rows.move(connection, own, record.commit, move)
     if key is not None:
         response_rows.put_key(connection, own, key, record)
+    reached(CrashPoint.FINISHING)

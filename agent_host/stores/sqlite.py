@@ -55,6 +55,7 @@ class SqliteDatabase:
         self._reads = CommandQueue("agent-host-reader", largest_batch=_LARGEST_READ_BATCH) if path else self._writes
         self._connections: list[sqlite3.Connection] = []
         self._lock: IO[str] | None = None
+        self._file: sqlite_file.FileIdentity | None = None
         # A second `aclose` that overtakes the first must not close connections that still have work.
         self._disconnecting = threading.Lock()
         self._state = "new"
@@ -115,6 +116,7 @@ class SqliteDatabase:
             else:
                 self._lock = sqlite_file.lock(self._path)
                 writer = self._open_file(self._path)
+                self._file = sqlite_file.identity(self._path)
                 readers = [self._connection(self._path) for _ in range(_READERS)]
                 for reader in readers:
                     reader.execute("PRAGMA query_only = ON")
@@ -186,7 +188,7 @@ class SqliteDatabase:
         rare, loses them all.
         """
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection)
             for command in batch:
                 if apart:
                     connection.execute("SAVEPOINT command")
@@ -199,20 +201,27 @@ class SqliteDatabase:
                 if apart:
                     connection.execute("RELEASE command")
             connection.execute("COMMIT")
-        except sqlite3.Error:
+        except (sqlite3.Error, StoreError):
             _roll_back(connection)
             return False
         self.transactions += 1
         return True
 
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        if self._path is not None:
+            sqlite_file.check_in_place(self._path, self._file)
+        connection.execute("BEGIN IMMEDIATE")
+
     def _run_alone(self, connection: sqlite3.Connection, command: Command) -> None:
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection)
             if self._run(connection, command):
                 connection.execute("COMMIT")
                 self.transactions += 1
         except sqlite3.Error as error:
             command.error = sqlite_file.fault(error, self._name)
+        except StoreError as error:
+            command.error = error
         _roll_back(connection)
 
     def _run(self, connection: sqlite3.Connection, command: Command) -> bool:

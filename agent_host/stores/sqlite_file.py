@@ -5,6 +5,7 @@ Rule 2: no error of sqlite3 or of the operating system leaves this package: `tra
 that names the file and the remedy.
 """
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from agent_host.errors import StoreError, StoreFormatError, StoreLockedError
+from agent_host.errors import StoreError, StoreFormatError, StoreLimitError, StoreLockedError
 from agent_host.stores.migrate import APPLICATION_ID, Migration, version_of
 
 try:
@@ -27,6 +28,7 @@ _FAULTS: dict[int, tuple[type[StoreError], str]] = {
         StoreError,
         "No space is left to write {path}; nothing was changed. Free some and try again.",
     ),
+    sqlite3.SQLITE_TOOBIG: (StoreLimitError, "{path} cannot hold something as large ({cause}). Make it smaller."),
     sqlite3.SQLITE_READONLY: (StoreError, "{path} is read-only. Allow this user to write it and its directory."),
     sqlite3.SQLITE_PERM: (StoreError, "{path} may not be used ({cause}). Allow this user to read and write it."),
     sqlite3.SQLITE_CANTOPEN: (StoreError, "{path} cannot be opened ({cause}). Allow this user to read and write it."),
@@ -45,6 +47,8 @@ def translated(path: str) -> Iterator[None]:
     except sqlite3.Error as error:
         raise fault(error, path) from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _full(path) from error
         raise StoreError(
             f"{path} cannot be used: {error.strerror} ({error.filename}). Allow this user to write there, "
             "or name another file."
@@ -56,6 +60,31 @@ def fault(error: sqlite3.Error, path: str) -> StoreError:
     primary_code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     kind, text = _FAULTS.get(primary_code, (StoreError, "{path}: {cause}. This is an error of the program."))
     return kind(text.format(path=path, cause=error))
+
+
+def _full(path: str) -> StoreError:
+    return StoreError(_FAULTS[sqlite3.SQLITE_FULL][1].format(path=path))
+
+
+FileIdentity = tuple[int, int]
+"""The device and the number by which the operating system knows a file, whatever its name is."""
+
+
+def identity(path: str) -> FileIdentity | None:
+    """Which file has this name now; None if there is none."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
+def check_in_place(path: str, opened: FileIdentity | None) -> None:
+    """Raise `StoreError` if the file that was opened has no longer its name: what is written to it would be lost."""
+    if identity(path) != opened:
+        raise StoreError(
+            f"{path} was removed or replaced while it was served; nothing was changed. Put it back, or restart the "
+            "host to go on with what is there."
+        )
 
 
 def lock(path: str) -> IO[str] | None:
@@ -72,7 +101,7 @@ def lock(path: str) -> IO[str] | None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         return None
-    handle = open(f"{path}.lock", "a+", encoding="ascii")  # noqa: SIM115 - it stays open as long as the store
+    handle = open(f"{path}.lock", "a+", encoding="ascii", opener=_private)  # noqa: SIM115 - open as long as the store
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -83,10 +112,22 @@ def lock(path: str) -> IO[str] | None:
             f"{path} is in use by process {owner or '(unknown)'}. One process serves a SQLite file: end that one, "
             "name another file, or use PostgreSQL for several processes."
         ) from error
-    handle.truncate(0)
-    handle.write(str(os.getpid()))
-    handle.flush()
+    try:
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        # An empty file is a new database. What SQLite puts beside it has its permissions.
+        os.close(_private(path, os.O_CREAT | os.O_RDONLY))
+    except OSError:
+        with suppress(OSError):  # it would try to write once more
+            handle.close()
+        raise
     return handle
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file; if that makes it, nobody but this user may read what was said in the conversations."""
+    return os.open(path, flags, 0o600)
 
 
 def _refuse_other_files(path: str) -> None:

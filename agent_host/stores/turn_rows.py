@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.checkpoint import Commit
 from agent_host.errors import ConversationLockedError, GuardLostError, TurnConflictError
 from agent_host.stores import response_rows, rows
@@ -20,10 +21,12 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
-def insert(connection: Connection, own: str, turn: TurnInFlight, commits: Sequence[Commit]) -> None:
+def insert(connection: Connection, own: str, turn: TurnInFlight, commits: Sequence[Commit], keys_since: float) -> None:
     """Store a turn that waits to be begun, or refuse it as `Store.admit` does."""
     if response_rows.resolve(connection, own, turn.id) is not None:
         raise _taken(turn)
+    if turn.key is not None:
+        _refuse_made(connection, own, turn.key, keys_since)
     rows.insert_commits(connection, own, commits, TurnConflictError)
     if not rows.is_stored(connection, own, turn.start_commit):
         raise TurnConflictError(
@@ -31,17 +34,18 @@ def insert(connection: Connection, own: str, turn: TurnInFlight, commits: Sequen
             "over. Nothing was stored."
         )
     if connection.execute(QUERIES["insert_turn"], _row(own, turn)).rowcount != 1:
-        refuse_beside(connection, own, turn)
+        refuse_beside(connection, own, turn, keys_since)
         raise _taken(turn)
     connection.execute(QUERIES["insert_turn_request"], (own, turn.id, turn.request))
+    reached(CrashPoint.ADMITTED_INSIDE)
 
 
 def _taken(turn: TurnInFlight) -> TurnConflictError:
     return TurnConflictError(f"Response {turn.id} exists or is in flight already. Nothing was stored; use a new id.")
 
 
-def refuse_beside(connection: Connection, own: str, turn: TurnInFlight) -> None:
-    """Raise what `Store.admit` raises if another turn has the turn's conversation or its key."""
+def refuse_beside(connection: Connection, own: str, turn: TurnInFlight, keys_since: float) -> None:
+    """Raise what `Store.admit` raises if another turn has the turn's conversation or its key, or had that."""
     if turn.conversation is not None:
         other = connection.execute(QUERIES["find_turn_in_conversation"], (own, turn.conversation)).fetchone()
         if other is not None:
@@ -50,6 +54,13 @@ def refuse_beside(connection: Connection, own: str, turn: TurnInFlight) -> None:
         other = connection.execute(QUERIES["find_turn_with_key"], (own, turn.key.key)).fetchone()
         if other is not None:
             raise key_in_use(turn.key, other[0])
+        _refuse_made(connection, own, turn.key, keys_since)
+
+
+def _refuse_made(connection: Connection, own: str, key: IdempotencyKey, since: float) -> None:
+    made = response_rows.find_key(connection, own, key.key, since)
+    if made is not None:
+        raise key_in_use(key, made[1])
 
 
 def locked(conversation: str, response_id: str) -> ConversationLockedError:
@@ -60,10 +71,10 @@ def locked(conversation: str, response_id: str) -> ConversationLockedError:
 
 
 def key_in_use(key: IdempotencyKey, response_id: str) -> TurnConflictError:
-    """The error of a turn whose key has another one in flight."""
+    """The error of a turn whose key stands for another one."""
     return TurnConflictError(
-        f"Response {response_id}, which is in flight, was asked for under the idempotency key {key.key!r}. "
-        "Give that one, or use another key."
+        f"Response {response_id} was asked for under the idempotency key {key.key!r}. Give that one, or use another "
+        "key."
     )
 
 
@@ -126,6 +137,7 @@ def step(connection: Connection, own: str, guard: Guard, commits: Sequence[Commi
     if commits:
         connection.execute(QUERIES["move_turn"], (commits[-1].id, own, guard.response_id))
     connection.execute(QUERIES["delete_turn_notes"], (own, guard.response_id))
+    reached(CrashPoint.STEPPING)
 
 
 def record(connection: Connection, own: str, guard: Guard, entries: Mapping[str, bytes]) -> None:
@@ -148,6 +160,7 @@ def append(connection: Connection, batch: Sequence[Append]) -> set[str]:
             claim(connection, rows.partition(addition.user), addition.guard, addition.events)
         except GuardLostError:
             void.add(addition.guard.response_id)
+    reached(CrashPoint.APPENDING)
     return void
 
 

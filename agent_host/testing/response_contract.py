@@ -9,7 +9,7 @@ import pytest
 
 from agent_host.errors import TurnConflictError, WorkflowCheckpointException
 from agent_host.stores import Store
-from agent_host.stores.records import Compaction, ConversationMove, IdempotencyKey, OpenCall
+from agent_host.stores.records import Compaction, ConversationMove, Heard, IdempotencyKey, OpenCall
 from agent_host.testing.commit_log_contract import BODY, ROOT, bare, child
 from agent_host.testing.records import background, begun, conversation, foreground, item, response
 
@@ -89,6 +89,25 @@ class ResponseContract:
         first = (b"input", b"body")
         assert found == {**dict.fromkeys(many, first), "new": (b"other", b""), "msg_own": (b"own",)}
         assert await store.find_items("", []) == {}
+
+    async def test_read_heard(self, store: Store) -> None:
+        """R66: newest first, along the commits, whatever becomes of the responses; as far as ids are looked for."""
+        one, two = child(ROOT, "one", session="resp_1"), child(ROOT, "other", session="resp_other")
+        step = child(one, "step", session="resp_2")
+        end = child(step, "end", session="resp_2")
+        await store.finish("", replace(response("1", ROOT, one), heard=("a", "b")), [ROOT, one])
+        await store.finish("", replace(response("2", one, end), heard=("c",)), [step, end])
+        await store.finish("", replace(response("3", end, end), status="failed"), [])
+        await store.finish("", replace(response("other", ROOT, two), heard=("d",)), [two])
+        assert await store.delete_response("", "resp_2")
+        newest, first = Heard("resp_2", ("c",)), Heard("resp_1", ("a", "b"))
+        assert await store.read_heard("", end.id) == [newest, first]
+        assert await store.read_heard("", one.id) == [first]
+        assert await store.read_heard("", end.id, ["c"]) == [newest]
+        assert await store.read_heard("", end.id, ["a", "c"]) == [newest, first]
+        assert await store.read_heard("", end.id, ["d"]) == [newest, first]
+        assert await store.read_heard("", ROOT.id) == await store.read_heard("", "unknown") == []
+        assert await store.read_heard("somebody else", end.id) == []
 
     # --- Deletion --------------------------------------------------------------------------------------------
 

@@ -27,14 +27,15 @@ from agent_host.testing.commit_log_contract import BODY, ROOT, CommitLogContract
 from agent_host.testing.conversation_contract import ConversationContract
 from agent_host.testing.records import background, conversation, foreground, response
 from agent_host.testing.response_contract import ResponseContract
+from agent_host.testing.retention_contract import RetentionContract
 from agent_host.testing.turn_contract import TurnContract
 
 
-class StoreContract(CommitLogContract, TurnContract, ResponseContract, ConversationContract):
+class StoreContract(CommitLogContract, TurnContract, ResponseContract, RetentionContract, ConversationContract):
     """Every rule of `Store` and of its `CommitLog`; subclasses say how a store is made.
 
-    Those about turns in flight, about what is asked of finished responses, and about conversations are in the classes
-    it inherits from.
+    Those about turns in flight, about what is asked of finished responses, about what is forgotten, and about
+    conversations are in the classes it inherits from.
     """
 
     async def make_store(self, tmp_path: Path) -> Store:
@@ -174,6 +175,7 @@ class StoreContract(CommitLogContract, TurnContract, ResponseContract, Conversat
             store.release("", "resp_1"),
             store.take("", "resp_1", "me", now=0, until=10),
             store.read_turn("", "resp_1"),
+            store.is_in_flight("", "resp_1"),
             store.renew("me", [("", "resp_1")], 10),
             store.step("", Guard("resp_1", "me"), [], []),
             store.record("", Guard("resp_1", "me"), {}),

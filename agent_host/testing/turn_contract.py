@@ -270,6 +270,18 @@ class TurnContract:
                     await store.admit("", second)
             await store.release("", "resp_1")
 
+    async def test_a_key_that_stands_for_a_response_is_refused(self, store: Store) -> None:
+        """R35: whichever kind of turn asks, naming the response, and nothing has changed; later the key is free."""
+        await store.finish("", response("0", ROOT, ROOT), [ROOT], key=KEY)
+        for turn in (foreground("1", key=KEY), background("1", key=KEY)):
+            with pytest.raises(TurnConflictError, match="resp_0"):
+                await store.admit("", turn, keys_since=100)
+            assert not await store.is_in_flight("", "resp_1")
+            await store.admit("", turn, keys_since=100.5)
+            await store.release("", "resp_1")
+            await store.admit("ann", turn, [ROOT], keys_since=100)
+            await store.release("ann", "resp_1")
+
     async def test_a_background_turn_is_kept_as_it_was_admitted(self, store: Store) -> None:
         """R36: with request, conversation and key, and with the commits that it was given; queued, never begun."""
         turn = background("1", conversation="conv_1", key=KEY, request=bytes(range(256)) * 100)
@@ -279,6 +291,8 @@ class TurnContract:
         assert await store.read_blobs("ann", ROOT.blobs) == ROOT.blobs
         assert await store.read_turn("ann", "resp_2") is None
         assert await store.read_response("ann", "resp_1") is None
+        asked = [("ann", "resp_1"), ("ann", "resp_2"), ("", "resp_1")]
+        assert [await store.is_in_flight(user, name) for user, name in asked] == [True, False, False]
 
     async def test_a_background_turn_starts_from_what_is_stored(self, store: Store) -> None:
         """R36: a turn whose starting commit is nowhere could never begin; it is refused."""
@@ -542,7 +556,7 @@ class TurnContract:
         await store.finish("", response("1", ROOT, ROOT), [ROOT], key=KEY)
         later = IdempotencyKey("key", b"other")
         for kind in (foreground, background):
-            await store.admit("", kind("2", created_at=500, key=later))
+            await store.admit("", kind("2", created_at=500, key=later), keys_since=200)
             assert await store.find_key("", "key", 200) == (b"other", "resp_2")
             await store.release("", "resp_2")
         await store.finish("", replace(response("2", ROOT, ROOT), created_at=500), [], key=later)

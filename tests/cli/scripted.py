@@ -28,6 +28,8 @@ class Asked:
     line: str
     headers: dict[str, str]
     body: Any
+    all_headers: list[str]
+    """The names as often as they came, in lower case."""
 
 
 @dataclass(slots=True)
@@ -57,7 +59,8 @@ def scripted(*replies: Reply) -> Iterator[Scripted]:
         def _answer(self) -> None:
             text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            script.asked.append(Asked(f"{self.command} {self.path}", headers, json.loads(text or "null")))
+            names = [name.lower() for name in self.headers]
+            script.asked.append(Asked(f"{self.command} {self.path}", headers, json.loads(text or "null"), names))
             self.close_connection = True
             script.replies.pop(0)(self)
 
@@ -97,6 +100,11 @@ def refusal(status: int, message: str) -> Reply:
     return answer(
         {"error": {"message": message, "type": "invalid_request_error", "param": "input", "code": "x"}}, status
     )
+
+
+def dropped() -> Reply:
+    """No answer: the connection ends."""
+    return lambda to: None
 
 
 def stream(

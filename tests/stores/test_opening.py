@@ -61,6 +61,19 @@ async def test_a_missing_directory_is_made(tmp_path: Path) -> None:
     assert (tmp_path / "not/yet/there/a.db").exists()
 
 
+async def test_nobody_else_on_the_machine_can_read_a_new_store(tmp_path: Path) -> None:
+    """The file and those beside it are their owner's; the permissions of one that is there stay as they are."""
+    for permissions in (0o600, 0o640):
+        store = open_store(f"{tmp_path}/a.db")
+        await store.open()
+        await store.finish("", response(str(permissions), ROOT, ROOT), [ROOT])
+        beside = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        await store.aclose()
+        assert beside.pop("a.db.lock") == 0o600
+        assert beside == dict.fromkeys(("a.db", "a.db-wal", "a.db-shm"), permissions)
+        (tmp_path / "a.db").chmod(0o640)
+
+
 async def test_a_stored_file_is_opened_again(tmp_path: Path) -> None:
     """What one store has written the next one reads; the file is marked as ours."""
     for expected in (False, True):

@@ -260,13 +260,13 @@ DELETE FROM conversation_items WHERE user_id = ? AND conversation = ?
 
 -- put_compaction --
 -- Store what a handle stands for.
-INSERT INTO compactions (user_id, handle, created_at, items, commit_id) VALUES (?, ?, ?, ?, ?)
+INSERT INTO compactions (user_id, handle, created_at, items, commit_id, heard) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (user_id, handle) DO UPDATE SET
-    created_at = excluded.created_at, items = excluded.items, commit_id = excluded.commit_id
+    created_at = excluded.created_at, items = excluded.items, commit_id = excluded.commit_id, heard = excluded.heard
 
 -- select_compaction --
 -- What a handle stands for.
-SELECT handle, created_at, items, commit_id FROM compactions WHERE user_id = ? AND handle = ?
+SELECT handle, created_at, items, commit_id, heard FROM compactions WHERE user_id = ? AND handle = ?
 
 -- insert_commit --
 -- Store a commit unless it is stored already.
@@ -274,6 +274,27 @@ INSERT INTO commits
     (user_id, id, parent, workflow, session_id, kind, seq, step, created_at, signature, delta, complete, distance)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
+
+-- put_heard --
+-- Note what the turn that has made a commit has added to what its state has heard.
+UPDATE commits SET heard = ? WHERE user_id = ? AND id = ?
+
+-- keep_heard --
+-- Leave to the commit that a response has made what its turn has heard, before the response goes.
+UPDATE commits SET heard = ? WHERE user_id = ? AND id = ? AND session_id = ? AND heard IS NULL
+
+-- select_heard --
+-- What the turns on the way to a commit have added to what its state has heard, newest first.
+WITH RECURSIVE line (user_id, id, parent, session_id, heard) AS (
+    SELECT user_id, id, parent, session_id, heard FROM commits WHERE user_id IN (?, '*') AND id = ?
+    UNION ALL
+    SELECT c.user_id, c.id, c.parent, c.session_id, c.heard
+    FROM line JOIN commits AS c ON c.user_id IN (?, '*') AND c.id = line.parent
+)
+SELECT line.session_id, COALESCE(line.heard, r.items)
+FROM line LEFT JOIN responses AS r
+    ON r.user_id = line.user_id AND r.id = line.session_id AND r.commit_id = line.id
+WHERE COALESCE(line.heard, r.items) IS NOT NULL
 
 -- insert_blob --
 -- Store a blob unless it is stored already.
@@ -409,3 +430,105 @@ WHERE r.created_at >= ? ORDER BY r.created_at, r.id
 SELECT v.user_id, COALESCE(c.workflow, ''), v.id, v.head
 FROM conversations AS v LEFT JOIN commits AS c ON c.user_id IN (v.user_id, '*') AND c.id = v.head
 WHERE v.head IS NOT NULL ORDER BY v.user_id, v.id
+
+-- select_old_responses --
+-- The oldest responses from before a time, without those that have asked something to which no turn has an answer.
+SELECT r.user_id, r.id, LENGTH(r.input) + LENGTH(r.body) + LENGTH(r.delta_lengths)
+FROM responses AS r
+WHERE r.created_at < ? AND NOT EXISTS (
+    SELECT 1 FROM calls AS k
+    WHERE k.user_id = r.user_id AND k.response_id = r.id AND NOT EXISTS (
+        SELECT 1 FROM commits AS c WHERE c.parent = r.commit_id AND c.user_id = r.user_id
+    )
+)
+ORDER BY r.created_at LIMIT ?
+
+-- sum_events --
+-- The bytes of a response's events.
+SELECT COALESCE(SUM(LENGTH(bodies)), 0) FROM events WHERE user_id = ? AND response_id = ?
+
+-- select_old_compactions --
+-- The oldest compactions from before a time.
+SELECT rowid, LENGTH(items) FROM compactions WHERE created_at < ? ORDER BY created_at LIMIT ?
+
+-- delete_compaction --
+-- Remove a compaction.
+DELETE FROM compactions WHERE rowid = ?
+
+-- last_commit --
+-- The place behind the newest commit.
+SELECT COALESCE(MAX(rowid), 0) + 1 FROM commits
+
+-- select_unneeded_commits --
+-- The commits between two places that nothing continues and that are no part of a session, newest first.
+SELECT c.user_id, c.id FROM commits AS c
+WHERE c.rowid < ? AND c.rowid >= ? AND c.kind <> 'root'
+    AND NOT EXISTS (
+        SELECT 1 FROM heads AS h
+        WHERE h.user_id = c.user_id AND h.workflow = c.workflow AND h.session_id = c.session_id
+    )
+    AND NOT EXISTS (SELECT 1 FROM heads AS h WHERE h.commit_id = c.id AND h.user_id = c.user_id)
+    AND NOT EXISTS (SELECT 1 FROM responses AS r WHERE r.commit_id = c.id AND r.user_id = c.user_id)
+    AND NOT EXISTS (SELECT 1 FROM conversations AS v WHERE v.head = c.id AND v.user_id = c.user_id)
+    AND NOT EXISTS (SELECT 1 FROM compactions AS p WHERE p.commit_id = c.id AND p.user_id = c.user_id)
+    AND NOT EXISTS (SELECT 1 FROM turns AS t WHERE t.user_id = c.user_id AND t.id = c.session_id)
+    AND NOT EXISTS (SELECT 1 FROM turns AS t WHERE t.start_commit = c.id AND t.user_id = c.user_id)
+ORDER BY c.rowid DESC
+
+-- select_unneeded_roots --
+-- The roots that nothing begins at, of workflows without sessions; a root in use is read through by its children.
+SELECT c.id FROM commits AS c
+WHERE c.user_id = '*'
+    AND NOT EXISTS (SELECT 1 FROM heads WHERE workflow = c.workflow)
+    AND NOT EXISTS (SELECT 1 FROM commits AS d WHERE d.parent = c.id AND NOT d.complete)
+    AND NOT EXISTS (SELECT 1 FROM responses AS r WHERE r.commit_id = c.id)
+    AND NOT EXISTS (SELECT 1 FROM conversations AS v WHERE v.head = c.id)
+    AND NOT EXISTS (SELECT 1 FROM compactions AS p WHERE p.commit_id = c.id)
+    AND NOT EXISTS (SELECT 1 FROM turns AS t WHERE t.start_commit = c.id OR t.commit_id = c.id)
+
+-- find_place --
+-- Where a commit stands among all, with its parent, what it changes, whether it holds all of its cells, what was heard.
+SELECT rowid, parent, delta, complete, heard FROM commits WHERE user_id = ? AND id = ?
+
+-- select_children --
+-- The children of a commit, with what was heard on the way to each.
+SELECT c.id, COALESCE(c.heard, r.items)
+FROM commits AS c LEFT JOIN responses AS r
+    ON r.user_id = c.user_id AND r.id = c.session_id AND r.commit_id = c.id
+WHERE c.parent = ? AND c.user_id = ?
+
+-- move_child --
+-- Let a commit follow another one, with other things heard on the way to it.
+UPDATE commits SET parent = ?, heard = ? WHERE user_id = ? AND id = ?
+
+-- replace_delta --
+-- Let a commit hold other cells.
+UPDATE commits SET delta = ? WHERE user_id = ? AND id = ?
+
+-- select_delta --
+-- What a commit changes.
+SELECT delta FROM commits WHERE user_id = ? AND id = ?
+
+-- select_deltas_behind --
+-- What the commits behind a place change, in the order in which they were stored.
+SELECT rowid, user_id, id, delta FROM commits WHERE rowid > ? ORDER BY rowid LIMIT ?
+
+-- find_commit_at --
+-- Whether a commit stands at a place still.
+SELECT 1 FROM commits WHERE rowid = ? AND id = ?
+
+-- last_blob --
+-- The place of the newest blob.
+SELECT COALESCE(MAX(rowid), 0) FROM blobs
+
+-- select_naming_blobs --
+-- The blobs between two places that name further blobs.
+SELECT hash, body FROM blobs WHERE rowid > ? AND rowid <= ? AND substr(body, 1, 2) <> x'0000'
+
+-- select_blob_names --
+-- The blobs between two places.
+SELECT user_id, hash FROM blobs WHERE rowid > ? AND rowid <= ?
+
+-- select_blob_size --
+-- The size of a blob.
+SELECT LENGTH(body) FROM blobs WHERE user_id = ? AND hash = ?

@@ -3,6 +3,7 @@
 -- holds the events that were written together. Only what is rare is indexed by commit: a response that ends at the
 -- commit it began at has failed or was cancelled.
 
+ALTER TABLE commits ADD COLUMN heard BLOB;
 ALTER TABLE responses ADD COLUMN background INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE responses ADD COLUMN items BLOB;
 ALTER TABLE responses ADD COLUMN log_ended_at REAL;
@@ -109,7 +110,21 @@ CREATE TABLE compactions (
     handle TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     items BLOB NOT NULL,
-    commit_id TEXT
+    commit_id TEXT,
+    heard BLOB NOT NULL
 );
 CREATE UNIQUE INDEX compactions_by_handle ON compactions (user_id, handle);
 CREATE INDEX compactions_by_commit ON compactions (user_id, commit_id) WHERE commit_id IS NOT NULL;
+
+-- What is stored already: the ids of the items of each response, and where they lie.
+UPDATE responses SET items = (
+    SELECT CAST(json_group_array(id) AS BLOB) FROM (
+        SELECT json_extract(value, '$.id') AS id FROM json_each(CAST(input AS TEXT))
+        UNION ALL
+        SELECT json_extract(value, '$.id')
+        FROM json_each(COALESCE(json_extract(CAST(body AS TEXT), '$.output'), '[]'))
+    ) WHERE id IS NOT NULL
+) WHERE json_valid(CAST(input AS TEXT)) AND json_valid(CAST(body AS TEXT));
+INSERT OR IGNORE INTO item_places (user_id, id, response_id)
+SELECT r.user_id, i.value, r.id FROM responses AS r, json_each(CAST(r.items AS TEXT)) AS i
+WHERE r.items IS NOT NULL ORDER BY r.created_at, r.id;

@@ -13,10 +13,11 @@ CREATE TABLE commits (
     signature TEXT NOT NULL,
     complete INTEGER NOT NULL,
     distance INTEGER NOT NULL,
-    delta BLOB NOT NULL
+    delta BLOB NOT NULL,
+    heard BLOB
 );
 CREATE UNIQUE INDEX commits_by_id ON commits (user_id, id);
-CREATE INDEX commits_by_parent ON commits (user_id, parent);
+CREATE INDEX commits_by_parent ON commits (parent, user_id);
 
 CREATE TABLE blobs (
     user_id TEXT NOT NULL,
@@ -44,7 +45,7 @@ CREATE TABLE responses (
 );
 CREATE UNIQUE INDEX responses_by_id ON responses (user_id, id);
 CREATE INDEX responses_by_time ON responses (created_at);
-CREATE INDEX responses_by_start ON responses (user_id, commit_id) WHERE commit_id = start_commit;
+CREATE INDEX responses_by_commit ON responses (commit_id, user_id);
 CREATE INDEX responses_by_log ON responses (log_ended_at) WHERE log_ended_at IS NOT NULL;
 
 CREATE TABLE heads (
@@ -54,6 +55,7 @@ CREATE TABLE heads (
     commit_id TEXT NOT NULL,
     PRIMARY KEY (user_id, workflow, session_id)
 ) WITHOUT ROWID;
+CREATE INDEX heads_by_commit ON heads (commit_id, user_id);
 
 CREATE TABLE notes (
     user_id TEXT NOT NULL,
@@ -109,6 +111,7 @@ CREATE TABLE turns (
     lease_until REAL,
     PRIMARY KEY (user_id, id)
 ) WITHOUT ROWID;
+CREATE INDEX turns_by_start ON turns (start_commit, user_id);
 CREATE UNIQUE INDEX turns_by_conversation ON turns (user_id, conversation) WHERE conversation IS NOT NULL;
 CREATE UNIQUE INDEX turns_by_key ON turns (user_id, key_name) WHERE key_name IS NOT NULL;
 
@@ -145,7 +148,7 @@ CREATE TABLE conversations (
     last_position INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX conversations_by_id ON conversations (user_id, id);
-CREATE INDEX conversations_by_head ON conversations (user_id, head) WHERE head IS NOT NULL;
+CREATE INDEX conversations_by_head ON conversations (head, user_id) WHERE head IS NOT NULL;
 
 CREATE TABLE conversation_items (
     user_id TEXT NOT NULL,
@@ -164,7 +167,9 @@ CREATE TABLE compactions (
     handle TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     items BLOB NOT NULL,
-    commit_id TEXT
+    commit_id TEXT,
+    heard BLOB NOT NULL
 );
 CREATE UNIQUE INDEX compactions_by_handle ON compactions (user_id, handle);
-CREATE INDEX compactions_by_commit ON compactions (user_id, commit_id) WHERE commit_id IS NOT NULL;
+CREATE INDEX compactions_by_commit ON compactions (commit_id, user_id) WHERE commit_id IS NOT NULL;
+CREATE INDEX compactions_by_time ON compactions (created_at);
