@@ -6,8 +6,6 @@ from opentelemetry import trace
 
 TURN_SPAN = "agent_host.turn"
 RESPONSE_ID = "gen_ai.response.id"
-CONVERSATION_ID = "gen_ai.conversation.id"
-WORKFLOW_NAME = "workflow.name"
 TURN_STATUS = "agent_host.turn.status"
 
 _tracer = trace.get_tracer("agent_host")

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import SettingsError
@@ -20,7 +20,7 @@ from agent_host.server.compaction import compact_response
 from agent_host.server.exchange import Endpoint, Serve, refusal
 from agent_host.server.host import Host, Sources, Tokenizer
 from agent_host.server.input_items import list_input_items
-from agent_host.server.middleware import ApiKey
+from agent_host.server.middleware import ApiKey, NoForeignPages
 from agent_host.server.models import list_models, retrieve_model
 from agent_host.server.responses import (
     cancel_response,
@@ -84,7 +84,15 @@ def create_app(
     )
     app.router.redirect_slashes = False
     if settings.api_key is not None:
+        # A browser sends no key by itself, so with a key no page can do harm.
         app.add_middleware(ApiKey, key=settings.api_key, refusal=refusal(host, problems.wrong_api_key()))
+    else:
+        app.add_middleware(
+            NoForeignPages,
+            is_local=settings.is_local,
+            trusted=settings.trusted_hosts,
+            refuse=partial(refusal, host),
+        )
     app.state.agent_host = host
     return app
 
@@ -131,6 +139,13 @@ def _routes(host: Host) -> list[BaseRoute]:
     ]
 
 
+def _allowed(request: Request) -> list[str]:
+    """The methods of an address. The router's own error names those of one route only."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({name for route in found for name in route.methods or ()})
+
+
 async def _routing_fault(host: Host, request: Request, error: Exception) -> Endpoint:
     """404 and 405 of the router, in the shape and with the log line of every other error."""
     assert isinstance(error, HTTPException)
@@ -140,5 +155,6 @@ async def _routing_fault(host: Host, request: Request, error: Exception) -> Endp
         405: problems.method_not_allowed(method, path),
     }
     problem = known.get(error.status_code) or Problem(error.status_code, str(error.detail))
-    problem.headers = {**(error.headers or {}), **problem.headers}
+    allowed = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else {}
+    problem.headers = {**(error.headers or {}), **allowed, **problem.headers}
     return refusal(host, problem)

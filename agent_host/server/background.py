@@ -11,7 +11,9 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.running.runner import StopSignal
+from agent_host.errors import StoreError
 from agent_host.ids import random_bytes
 from agent_host.server.event_log import Key
 from agent_host.stores.base import Store
@@ -22,10 +24,6 @@ log = logging.getLogger("agent_host")
 LEASE = 20.0
 RENEW_EVERY = 5.0
 """Seconds. A turn of a process that has died is taken up after `LEASE` and at most `RENEW_EVERY`."""
-
-EXPIRE_EVERY = 3600.0
-KEPT_FOR = 24 * 3600.0
-"""Seconds that the events of finished background turns, and idempotency keys, are kept."""
 
 TakeUp = Callable[[str, TurnInFlight], Awaitable[None]]
 """Goes on with a turn of a user that nobody works on."""
@@ -71,7 +69,9 @@ class BackgroundTurns:
         """Become the owner of a turn; None if another process is, or if there is no such turn."""
         now = self._clock()
         user, response_id = key
-        return await self._store.take(user, response_id, self.owner, now=now, until=now + LEASE, by_force=by_force)
+        taken = await self._store.take(user, response_id, self.owner, now=now, until=now + LEASE, by_force=by_force)
+        reached(CrashPoint.TAKEN)
+        return taken
 
     def guard(self, taken: TurnInFlight) -> Guard:
         """The guard of this process's writes to a turn that it has taken."""
@@ -100,14 +100,22 @@ class BackgroundTurns:
 
     async def start(self, take_up: TakeUp) -> None:
         """Take up what is left behind, now and from time to time, and renew leases."""
-        await self.sweep(take_up)
         self._keeper = asyncio.get_running_loop().create_task(self._keep(take_up))
+        try:
+            await self.sweep(take_up)
+        except StoreError as error:
+            log.error("turns that were left behind are looked for again in a moment: %s", error)
 
     def stop(self) -> None:
         """Let every turn end after the superstep it is in."""
         self._stopping = True
         for work in self._works.values():
             work.stop.request()
+
+    async def ended(self, patience: float) -> None:
+        """Wait so many seconds for turns that were told to stop."""
+        if self._works:
+            await asyncio.wait([work.task for work in self._works.values()], timeout=patience)
 
     async def aclose(self) -> None:
         """Stop renewing leases."""
@@ -121,16 +129,16 @@ class BackgroundTurns:
         """Leave a turn in order: the next process need not wait for it, and does not count this one as dead."""
         self.left += self._stopping
         user, response_id = key
-        await self._store.give_back(user, response_id, self.owner)
+        reached(CrashPoint.GIVING_BACK)
+        try:
+            await self._store.give_back(user, response_id, self.owner)
+        except StoreError as error:
+            log.warning("%s is taken up again when its lease has lapsed: %s", response_id, error)
 
     async def _keep(self, take_up: TakeUp) -> None:
-        expired_at = -EXPIRE_EVERY
         while True:
             await asyncio.sleep(RENEW_EVERY)
             try:
-                if self._clock() - expired_at >= EXPIRE_EVERY:
-                    expired_at = self._clock()
-                    await self._store.expire(expired_at - KEPT_FOR, expired_at - KEPT_FOR)
                 if self._works:
                     lost = await self._store.renew(self.owner, list(self._works), self._clock() + LEASE)
                     for key in lost & self._works.keys():

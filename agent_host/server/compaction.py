@@ -8,10 +8,9 @@ import msgspec
 from agent_host.ids import key_of
 from agent_host.server.continuation import resolve
 from agent_host.server.exchange import Exchange
-from agent_host.server.history import response_history
-from agent_host.server.references import resolve_references
+from agent_host.server.history import history
+from agent_host.server.references import Resolved, id_of, resolve_references
 from agent_host.stores.records import Compaction
-from agent_host.wire import problems
 from agent_host.wire.compaction import compaction_item, compaction_object, parse_compact
 from agent_host.wire.input import items_json, read_items
 from agent_host.wire.response import usage_object
@@ -26,18 +25,19 @@ async def compact_response(exchange: Exchange) -> None:
     host, user = exchange.host, exchange.who.user
     ids, previous = host.sources.ids, request.previous_response_id
     key = key_of(previous) or ids.partition_key()
-    given, commit = request.items, None
+    commit: str | None = None
+    earlier = Resolved(())
     if previous is not None:
         commit = (await resolve(host, user, previous)).commit
-        record = await host.store.read_response(user, previous)
-        if record is None:
-            raise problems.previous_response_not_found(previous)
-        given = (*read_items(await response_history(host.store, user, record), "input"), *given)
-    resolved = await resolve_references(host.store, user, given)
+        said = read_items(await history(host.store, user, commit), "input")
+        earlier = await resolve_references(host.store, user, said)
+    resolved = await resolve_references(host.store, user, (*earlier.items, *request.items))
     items = items_json(resolved.items, lambda prefix: ids.new(prefix, key))
+    heard = resolved.heard if commit is None else tuple(id for item in earlier.items if (id := id_of(item)) is not None)
 
     handle, created_at = ids.entropy(_HANDLE_BYTES).hex(), int(host.sources.clock())
-    await host.store.keep_compaction(user, Compaction(handle, created_at, _json(items), commit or resolved.commit))
+    kept = Compaction(handle, created_at, _json(items), commit or resolved.commit, heard)
+    await host.store.keep_compaction(user, kept)
     asked = [item for item in items if item["type"] == "message" and item["role"] == "user"]
     output = [*asked, compaction_item(ids.new("cmp", key), handle)]
     answer = compaction_object(ids.new("resp", key), created_at, output, usage_object())

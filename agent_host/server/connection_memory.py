@@ -24,18 +24,28 @@ class Unstored:
     """What a turn has left that was not stored: the state it reached, how to get there, and what it asks.
 
     `commits` lead from a stored commit, or the root, to the view; `calls` are the questions that are open there.
-    `items` are input that waits for the turn that continues this one.
+    `items` are input that waits for the turn that continues this one; `heard` are the ids of the items that were heard
+    and said since that stored commit.
     """
 
     view: View
     commits: tuple[Commit, ...] = ()
     calls: tuple[OpenCall, ...] = ()
     items: tuple[InputItem, ...] = ()
+    heard: tuple[str, ...] = ()
     size: int = 0
 
-    def followed_by(self, view: View, commits: tuple[Commit, ...], calls: tuple[OpenCall, ...]) -> "Unstored":
-        """What a turn leaves that has continued this one, with the commits that it has made."""
-        return Unstored(view, (*self.commits, *commits), calls, size=self.size + _size_of(commits))
+    @property
+    def stored(self) -> str:
+        """The stored commit, or the root, that it has come from."""
+        return (self.commits[0].parent or "") if self.commits else self.view.commit_id
+
+    def followed_by(
+        self, view: View, commits: tuple[Commit, ...], calls: tuple[OpenCall, ...], heard: tuple[str, ...]
+    ) -> "Unstored":
+        """What a turn leaves that has continued this one, with the commits that it has made and what it has heard."""
+        size = self.size + _size_of(commits) + sum(map(len, heard))
+        return Unstored(view, (*self.commits, *commits), calls, heard=(*self.heard, *heard), size=size)
 
     def blob_reader(self, read: ReadBlobs) -> ReadBlobs:
         """Blob reads that find what is not stored in the commits, and ask `read` for the rest."""
@@ -77,6 +87,8 @@ class ConnectionMemory:
 
     def keep(self, response_id: str, lane: str | None, unstored: Unstored) -> None:
         """Remember a response that was made on a lane, if it is not too large by itself."""
+        if unstored.size + _OVERHEAD > self._limit:
+            return
         self._kept[response_id] = (lane, unstored)
         self._size += unstored.size + _OVERHEAD
         while self._size > self._limit:

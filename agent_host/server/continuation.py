@@ -14,20 +14,12 @@ import msgspec
 from agent_host.engine.view import View
 from agent_host.server import questions
 from agent_host.server.connection_memory import LaneMemory, Unstored
-from agent_host.server.history import conversation_history, heard_ids, ids_in
 from agent_host.server.host import Host
 from agent_host.server.questions import AnswerItem
-from agent_host.server.references import Resolved, id_of, resolve_references
+from agent_host.server.references import Resolved, held_items, id_of, once, refuse_changed, resolve_references
 from agent_host.stores.records import Conversation, ResumePoint, Waiting
 from agent_host.wire import problems
-from agent_host.wire.input import (
-    InputApproval,
-    InputCompaction,
-    InputFunctionOutput,
-    InputItem,
-    InputMessage,
-    read_items,
-)
+from agent_host.wire.input import InputItem, InputMessage, OtherItem, read_item
 from agent_host.wire.request import CreateRequest
 
 UNFINISHED = frozenset({"queued", "in_progress"})
@@ -51,28 +43,29 @@ class Continuation:
 
     @property
     def entered(self) -> tuple[InputItem, ...]:
-        """The waiting items, as a request would bring them."""
-        return read_items([msgspec.json.decode(item.body) for item in self.waiting.items], "conversation")
+        """The waiting items, as a request would bring them; what is wrong with one is said with its id."""
+        return tuple(read_item(msgspec.json.decode(item.body), item.id) for item in self.waiting.items)
 
 
 async def look_up(host: Host, user: str, request: CreateRequest, memory: LaneMemory | None = None) -> Continuation:
     """Find what a request continues: in its connection's memory, if it has one, and in the store.
 
-    Raises the `Problem` of whatever the request names that is not there. What the workflow cannot take is said before.
+    Raises the `Problem` of whatever the request names that is not there. What the workflow cannot take is said before,
+    unless more may have entered the conversation than the request brings.
     """
     previous, named = request.previous_response_id, request.conversation
-    if (previous is not None or named is not None) and _is_plain(request.items):
+    if previous is not None and _is_plain(request.items):
         host.reader.read(request.items)
     unstored = memory.find(previous) if memory is not None else None
     if unstored is not None:
-        return Continuation(unstored.view, (await _resolved(host, user, request)).items, unstored=unstored)
+        new = await _new(host, user, unstored.stored, await _resolved(host, user, request), unstored.heard)
+        return Continuation(unstored.view, new, unstored=unstored)
     if previous is not None:
         point = await resolve(host, user, previous)
         view = await host.view(user, point.commit)
         if view is None:
             raise problems.previous_response_not_found(previous)
-        items = (await _resolved(host, user, request)).items
-        return Continuation(view, await _without_heard(host, user, point.response_id, items))
+        return Continuation(view, await _new(host, user, point.commit, await _resolved(host, user, request)))
     if named is not None:
         return await _in_conversation(host, user, named, request)
     return await _from_items(host, user, await _resolved(host, user, request))
@@ -104,36 +97,38 @@ def _is_plain(items: Sequence[InputItem]) -> bool:
 
 async def _resolved(host: Host, user: str, request: CreateRequest) -> Resolved:
     items = request.items
-    return Resolved(items) if _is_plain(items) else await resolve_references(host.store, user, items)
+    return Resolved(once(items)) if _is_plain(items) else await resolve_references(host.store, user, items)
 
 
 async def _in_conversation(host: Host, user: str, conversation_id: str, request: CreateRequest) -> Continuation:
-    store, items = host.store, (await _resolved(host, user, request)).items
+    store, brought = host.store, await _resolved(host, user, request)
     conversation = await store.read_conversation(user, conversation_id)
     if conversation is None:
         raise problems.conversation_not_found(conversation_id)
-    view = await host.view(user, conversation.head or host.definition.root.id)
+    head = conversation.head or host.definition.root.id
+    view = await host.view(user, head)
     if view is None:
         raise problems.conversation_not_found(conversation_id)
     waiting = await store.waiting_items(user, conversation_id)
-    if any(isinstance(item, InputCompaction) for item in request.items):
-        heard = await ids_in(store, user, await conversation_history(store, user, conversation_id))
-    else:
-        named = {name for item in items if (name := id_of(item)) is not None}
-        heard = {name for name in named if await store.read_item(user, conversation_id, name) is not None}
-    new = tuple(item for item in items if id_of(item) not in heard)
+    new = await _new(host, user, head, brought, tuple(item.id for item in waiting.items))
     return Continuation(view, new, conversation=conversation, waiting=waiting)
 
 
-async def _without_heard(
-    host: Host, user: str, response_id: str, items: tuple[InputItem, ...]
+async def _new(
+    host: Host, user: str, commit_id: str, brought: Resolved, heard_since: Sequence[str] = ()
 ) -> tuple[InputItem, ...]:
-    """The items without those that the state behind the response has heard, or said, already."""
-    named = {name for item in items if (name := id_of(item)) is not None}
-    if not named or not await host.store.find_items(user, named):
+    """The items that the state of a commit has not heard, or said, already; nor anybody since.
+
+    Raises the `Problem` of one that says something else under the id of one of those.
+    """
+    items, ids = brought.items, {id for item in brought.items if (id := id_of(item)) is not None}
+    if not ids:
         return items
-    record = await host.store.read_response(user, response_id)
-    heard = await heard_ids(host.store, user, record) if record is not None else set()
+    heard = set(heard_since)
+    held = held_items(await host.store.find_items(user, ids))
+    if not ids <= heard and (held or brought.was_compacted):
+        heard.update(id for turn in await host.store.read_heard(user, commit_id, ids - heard) for id in turn.items)
+    refuse_changed((item for item in items if id_of(item) in heard), held)
     return tuple(item for item in items if id_of(item) not in heard)
 
 
@@ -144,20 +139,25 @@ async def _from_items(host: Host, user: str, resolved: Resolved) -> Continuation
     """By what its items are, a request that names nothing may go on somewhere; else it begins at the initial state."""
     root = await host.view(user, host.definition.root.id)
     assert root is not None, "the root is always there"
-    if resolved.commit is not None:
-        # The state knows what was compacted, so only what comes behind it is new.
-        return Continuation(await host.view(user, resolved.commit) or root, resolved.items[resolved.known :])
-    answer = _last_answer(resolved.items)
-    commit = await host.store.find_call(user, questions.call_id_of(answer)) if answer is not None else None
+    compacted = await host.view(user, resolved.commit) if resolved.commit is not None else None
+    if compacted is not None:
+        return Continuation(compacted, await _new(host, user, compacted.commit_id, resolved, resolved.heard))
+    call_id = _last_call(resolved.items)
+    commit = await host.store.find_call(user, call_id) if call_id is not None else None
     view = await host.view(user, commit) if commit is not None else None
     return Continuation(view or root, resolved.items, is_inline=view is not None)
 
 
-def _last_answer(items: Sequence[InputItem]) -> AnswerItem | None:
-    """The last answer of an inline history, unless the assistant has spoken after it: then it is over."""
+def _last_call(items: Sequence[InputItem]) -> str | None:
+    """The call that an inline history has come to, answered or not, unless the assistant has said more since."""
     for item in reversed(items):
-        if isinstance(item, (InputFunctionOutput, InputApproval)):
-            return item
+        if isinstance(item, AnswerItem):
+            return questions.call_id_of(item)
+        call_id = questions.called_by(item)
+        if call_id is not None:
+            return call_id
+        if isinstance(item, OtherItem) and not item.type.endswith("_output"):
+            return None
         if isinstance(item, InputMessage) and item.role == "assistant":
             return None
     return None

@@ -8,7 +8,7 @@ import msgspec
 from agent_host.errors import TurnConflictError, UnknownItemError
 from agent_host.ids import is_well_formed, key_of
 from agent_host.server.exchange import Exchange
-from agent_host.server.references import id_of, resolve_references
+from agent_host.server.references import resolve_references
 from agent_host.stores.records import Conversation, Item
 from agent_host.wire import problems
 from agent_host.wire.conversation import (
@@ -73,7 +73,7 @@ async def create_items(exchange: Exchange) -> None:
     try:
         conversation = await store.add_items(user, conversation_id, _stored(items))
     except TurnConflictError:
-        raise await _repeated(exchange, given) from None
+        raise await _repeated(exchange, items) from None
     if conversation is None:
         raise problems.conversation_not_found(conversation_id)
     await exchange.answer(list_object(items))
@@ -161,10 +161,8 @@ def _stored(items: Sequence[dict[str, Any]]) -> list[Item]:
     return [Item(item["id"], _json(item)) for item in items]
 
 
-async def _repeated(exchange: Exchange, given: Sequence[InputItem]) -> problems.Problem:
+async def _repeated(exchange: Exchange, items: Sequence[dict[str, Any]]) -> problems.Problem:
     """Which of the items the conversation has already."""
-    for item in given:
-        id = id_of(item)
-        if id is not None and await exchange.host.store.read_item(exchange.who.user, _named(exchange), id) is not None:
-            return problems.duplicate_item(id)
-    return problems.duplicate_item("")
+    store, user = exchange.host.store, exchange.who.user
+    held = [item["id"] for item in items if await store.read_item(user, _named(exchange), item["id"]) is not None]
+    return problems.duplicate_item(held[0] if held else "")

@@ -1,15 +1,16 @@
 """The end of a turn: the last events of its response, what is stored of it, and what is told when it is."""
 
-import asyncio
 import logging
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.errors import GuardLostError, StoreError, TurnConflictError
 from agent_host.ids import key_of
 from agent_host.server import bridge
+from agent_host.server.cancellation import to_its_end
 from agent_host.server.connection_memory import Unstored
 from agent_host.server.failures import homeless, unstored
 from agent_host.server.host import Host
@@ -97,8 +98,22 @@ def record_of(host: Host, turn: Turn, outcome: Outcome, last: Last) -> tuple[Res
         background=facts.background,
         calls=last.calls,
         items=tuple(item["id"] for item in (*inputs, *outputs) if item["type"] != "item_reference"),
+        heard=_heard(turn, outcome, inputs, outputs),
     )
     return record, _move(turn, outcome, inputs, outputs)
+
+
+def _heard(
+    turn: Turn, outcome: Outcome, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]
+) -> tuple[str, ...]:
+    """The ids of all items that the turn has added to what the state has heard and said."""
+    continues = turn.start.continues
+    if outcome.view.commit_id == continues.view.commit_id:
+        return ()
+    entered = [item.id for item in continues.waiting.items]
+    meant = [id for item in continues.items if (id := id_of(item)) is not None]
+    own = [item["id"] for item in (*inputs, *outputs)]
+    return tuple(dict.fromkeys((*entered, *meant, *own)))
 
 
 def _move(
@@ -129,8 +144,10 @@ def _as_brought(turn: Turn, item: dict[str, Any]) -> dict[str, Any] | None:
 def _left_by(turn: Turn, outcome: Outcome, last: Last) -> Unstored:
     """What a turn that is not stored leaves to its connection."""
     before = turn.start.continues.unstored or Unstored(turn.start.view)
-    has_moved = outcome.view.commit_id != turn.start.view.commit_id
-    return before.followed_by(outcome.view, outcome.commits, last.calls if has_moved else before.calls)
+    if outcome.view.commit_id == turn.start.view.commit_id:
+        return before.followed_by(outcome.view, outcome.commits, before.calls, ())
+    heard = _heard(turn, outcome, [], last.transcript.output)
+    return before.followed_by(outcome.view, outcome.commits, last.calls, heard)
 
 
 async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> Ended | None:
@@ -138,8 +155,19 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> En
 
     The end is written on a copy of the transcript, which counts once it is stored. If that fails, nothing of the turn
     is kept: a stream is told so, and a plain answer becomes an HTTP error that clients do not retry. A background turn
-    is kept as it was, to be ended later.
+    is kept as it was, to be begun again. Who cancels the turn now comes too late.
     """
+    try:
+        return await _stored(host, turn, outcome)
+    except Exception as error:  # noqa: BLE001 - whatever the store raised: the turn is not stored, and says so
+        moves = turn.start.continues.conversation is not None and outcome.status == "completed"
+        if moves and isinstance(error, TurnConflictError) and not isinstance(error, GuardLostError):
+            # Its conversation was deleted meanwhile: the turn has nowhere to go, and is stored as failed.
+            return await finish(host, turn, Outcome("failed", turn.start.view, error=homeless()), answer)
+        return await _not_stored(host, turn, error, answer)
+
+
+async def _stored(host: Host, turn: Turn, outcome: Outcome) -> Ended:
     last = end(host, turn, outcome)
     if not turn.request.store:
         if turn.memory is not None:
@@ -147,21 +175,13 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> En
         return Ended(last.transcript.final_response(), last.events)
     record, move = record_of(host, turn, outcome, last)
     user, key = turn.who.user, turn.key
-    try:
-        if turn.log is not None:
-            await turn.log.finish(record, outcome.commits, last.events, move=move, key=key)
-        else:
-            before = turn.start.continues.unstored.commits if turn.start.continues.unstored is not None else ()
-            commits = (*host.unstored_root(), *before, *outcome.commits)
-            await host.store.finish(user, record, commits, move=move, key=key)
-    except asyncio.CancelledError:
-        # A store lets a cancellation through only after the verb has ended: the turn is stored.
-        take_back_cancellation()
-    except Exception as error:  # noqa: BLE001 - whatever the store raised: the turn is not stored, and says so
-        if move is not None and isinstance(error, TurnConflictError) and not isinstance(error, GuardLostError):
-            # Its conversation was deleted meanwhile: the turn has nowhere to go, and is stored as failed.
-            return await finish(host, turn, Outcome("failed", turn.start.view, error=homeless()), answer)
-        return await _not_stored(host, turn, error, answer)
+    if turn.log is not None:
+        await to_its_end(turn.log.finish(record, outcome.commits, last.events, move=move, key=key))
+    else:
+        before = turn.start.continues.unstored.commits if turn.start.continues.unstored is not None else ()
+        commits = (*host.unstored_root(), *before, *outcome.commits)
+        await to_its_end(host.store.finish(user, record, commits, move=move, key=key))
+    reached(CrashPoint.FINISHED)
     host.root_is_stored = True
     if outcome.status == "completed":
         host.remember(user, outcome.view)
@@ -177,15 +197,17 @@ async def _not_stored(host: Host, turn: Turn, error: Exception, answer: Answer) 
     log.error("turn %s could not be stored (request %s): %s", turn.facts.id, turn.who.request_id, error, exc_info=trace)
     if turn.is_background:
         return None
-    await host.store.release(turn.who.user, turn.facts.id)
     if not answer.is_stream:
         raise problems.server_fault(turn.who.request_id) from None
+    await give_up(host, turn)
     last = end(host, turn, Outcome("failed", turn.start.view, error=unstored(turn.who.request_id)))
     return Ended(last.transcript.final_response(), last.events)
 
 
-def take_back_cancellation() -> None:
-    """Go on in a task that was cancelled: what is left is to store how the turn ended."""
-    task = asyncio.current_task()
-    while task is not None and task.cancelling():
-        task.uncancel()
+async def give_up(host: Host, turn: Turn) -> None:
+    """Take back the admission of a turn that will not be stored, if the store knows of it."""
+    if turn.is_admitted:
+        try:
+            await to_its_end(host.store.release(turn.who.user, turn.facts.id))
+        except StoreError as error:
+            log.error("turn %s could not be released: %s", turn.facts.id, error)

@@ -8,13 +8,22 @@ a crash, and the number of transactions does not grow with the number of events.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import msgspec
 
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.checkpoint import Commit
+from agent_host.errors import (
+    GuardLostError,
+    StoreClosedError,
+    StoreError,
+    StoreFormatError,
+    StoreLimitError,
+    TurnConflictError,
+)
+from agent_host.server.cancellation import to_its_end_first
 from agent_host.stores.base import Store
 from agent_host.stores.records import Append, ConversationMove, Guard, IdempotencyKey, ResponseRecord
 from agent_host.wire.events import Event
@@ -23,8 +32,14 @@ log = logging.getLogger("agent_host")
 
 FLUSH_AFTER = 0.02
 """Seconds that events wait for others before they are written."""
+AGAIN_AFTER = 1.0
+MOST_TRIES = 60
+"""Seconds between the tries to write a superstep while the disk is at fault, and how many there are."""
 FLUSH_SIZE = 64 * 1024
 """Bytes of one turn's events that are not kept waiting."""
+
+LASTING = (GuardLostError, StoreClosedError, StoreFormatError, StoreLimitError, TurnConflictError)
+"""Errors of the store that are not over in a while."""
 
 _json = msgspec.json.Encoder().encode
 
@@ -37,6 +52,9 @@ class Bells:
 
     def __init__(self) -> None:
         self._waiting: dict[Key, set[asyncio.Future[None]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Bells for {sum(map(len, self._waiting.values()))} listeners>"
 
     def ring(self, key: Key) -> None:
         """Wake everybody who listens to this response."""
@@ -84,14 +102,34 @@ class TurnLog:
 
     async def step(self, commits: Sequence[Commit]) -> None:
         """Store a superstep's commits with what was told until now."""
-        async with self._writing:
+
+        async def step() -> None:
             events = tuple(self._told)
-            await self._write(self._log.store.step(self.user, self.guard, commits, events), len(events))
+            await self._log.store.step(self.user, self.guard, commits, events)
+            self._written(len(events))
+
+        # Whether it was stored must be known also if the turn is cancelled meanwhile.
+        await self._insist(lambda: to_its_end_first(step()))
 
     async def record(self, entries: Mapping[str, bytes]) -> None:
         """Note what is finished of the superstep that runs."""
-        async with self._writing:
-            await self._log.store.record(self.user, self.guard, entries)
+        await self._insist(lambda: self._log.store.record(self.user, self.guard, entries))
+        reached(CrashPoint.NOTED)
+
+    async def _insist(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Write; while the disk is full or fails try again, so that the turn goes on when that is over."""
+        tries = 1
+        while True:
+            try:
+                async with self._writing:
+                    await write()
+                return
+            except StoreError as error:
+                if tries == MOST_TRIES or isinstance(error, LASTING):
+                    raise
+                log.warning("%s waits for the store: %s", self.guard.response_id, error)
+            tries += 1
+            await asyncio.sleep(AGAIN_AFTER)
 
     async def finish(
         self,
@@ -102,31 +140,24 @@ class TurnLog:
         move: ConversationMove | None,
         key: IdempotencyKey | None,
     ) -> None:
-        """Store the end of the turn with everything that was told, and `last` behind it."""
+        """Store the end of the turn with everything that was told, and `last` behind it. Must not be cancelled."""
         async with self._writing:
             told = tuple(self._told)
-            await self._write(
-                self._log.store.finish(
-                    self.user, record, commits, guard=self.guard, events=(*told, *map(_json, last)), move=move, key=key
-                ),
-                len(told),
+            events = (*told, *map(_json, last))
+            await self._log.store.finish(
+                self.user, record, commits, guard=self.guard, events=events, move=move, key=key
             )
+            self._written(len(told))
         self._log.forget(self)
 
-    async def _write(self, writing: Coroutine[Any, Any, None], count: int) -> None:
-        """See a write to its end. Whether it was stored must be known also if this task is cancelled meanwhile."""
-        task = asyncio.ensure_future(writing)
-        cancellation: asyncio.CancelledError | None = None
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError as error:
-                cancellation = error
-        if task.exception() is None:
-            self._written(count)
-        if cancellation is not None:
-            raise cancellation
-        task.result()
+    async def close(self) -> None:
+        """Write what was told until now, unless the turn has another owner, and then nothing more."""
+        async with self._writing:
+            if self._told:
+                with contextlib.suppress(StoreError):  # whoever goes on with the turn tells it again
+                    await self._log.store.append([Append(self.user, self.guard, tuple(self._told))])
+            self._told.clear()
+        self._log.forget(self)
 
     def _written(self, count: int) -> None:
         self.guard = self.guard.after(count)
@@ -194,9 +225,11 @@ class EventLog:
                 await asyncio.sleep(FLUSH_AFTER)
             self._wake.clear()
             self._at_once = False
-            await self._flush()
+            if not await self._flush():
+                await asyncio.sleep(AGAIN_AFTER)
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> bool:
+        """Write what is waiting; False if it waits on."""
         turns, self._waiting = self._waiting, {}
         batch: list[tuple[TurnLog, Append]] = []
         for turn in turns.values():
@@ -205,13 +238,20 @@ class EventLog:
                 await turn.hold()
                 batch.append((turn, append))
         if not batch:
-            return
+            return True
         lost: set[str] | None = None
         try:
             lost = await self.store.append([append for _, append in batch])
-        except Exception:  # the turn's own write says so to its client; the events are tried again with it
+            reached(CrashPoint.APPENDED)
+        except StoreError as error:
+            log.error("events of %d background turns could not be written yet: %s", len(batch), error)
+        except Exception:  # the turn's own write says so to its client; the events are tried again
             log.exception("events of %d background turns could not be written yet", len(batch))
         finally:
             for turn, append in batch:
                 turn.lost = turn.lost or (lost is not None and turn.guard.response_id in lost)
                 turn.let_go(append if lost is not None and not turn.lost else None)
+        if lost is None:
+            self._waiting.update((turn.key, turn) for turn, _ in batch)
+            self._wake.set()
+        return lost is not None

@@ -5,12 +5,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from agent_host.errors import StoreClosedError
+from agent_host.errors import StoreClosedError, StoreError
 from agent_host.foundry.identity import identify
 from agent_host.server.host import Host
 from agent_host.server.streams import send_json
@@ -83,7 +84,7 @@ Serve = Callable[[Exchange], Awaitable[None]]
 
 
 class Endpoint:
-    """An ASGI application around one of the functions below: opens the host, turns faults into answers, logs."""
+    """An ASGI application around a function that serves exchanges: opens the host, turns faults into answers, logs."""
 
     def __init__(self, host: Host, serve: Serve, *, opens: bool = True) -> None:
         self._host = host
@@ -104,15 +105,15 @@ class Endpoint:
                 await exchange.refuse(going_down())
         except (ClientDisconnect, asyncio.CancelledError):
             await self._part(exchange)
-        except Exception:  # the last boundary: a fault of the host is an answer and a traceback in the log
-            log.exception("request %s failed", exchange.who.request_id)
+        except Exception as error:  # the last boundary: a fault of the host is an answer and a traceback in the log
+            trace = None if isinstance(error, StoreError) else error  # a store's own errors say all there is to say
+            log.error("request %s failed: %s", exchange.who.request_id, error, exc_info=trace)
             if not exchange.status:
                 await exchange.refuse(problems.server_fault(exchange.who.request_id))
         finally:
             milliseconds = (time.perf_counter() - began) * 1000
-            access.info(
-                "%s %s %d %.1f ms %s", scope["method"], scope["path"], exchange.status, milliseconds, exchange.about
-            )
+            path = logged_path(scope)
+            access.info("%s %s %d %.1f ms %s", scope["method"], path, exchange.status, milliseconds, exchange.about)
 
     async def _part(self, exchange: Exchange) -> None:
         """End a request that was cut off outside of a turn: the host goes down, or the client has left."""
@@ -120,6 +121,11 @@ class Endpoint:
             await exchange.refuse(going_down())
         elif not exchange.about:
             exchange.about = "the client has left"
+
+
+def logged_path(scope: Scope) -> str:
+    """The path as the log shows it: encoded, so that no client can end the line or its field and write another."""
+    return quote(scope["path"], safe="/:@!$&'()*+,;=~", errors="replace")
 
 
 def refusal(host: Host, problem: Problem) -> Endpoint:

@@ -35,9 +35,18 @@ def unstored(request_id: str) -> dict[str, Any]:
 
 def failure(error: BaseException, request_id: str, *, expose: bool) -> dict[str, Any]:
     """The `error` of a failed response. With `expose` it tells the executor and the cause."""
-    code = _BY_STATUS.get(getattr(error, "status_code", 0), "server_error")
+    try:
+        code, cause = _told_by(error)
+    except Exception:  # noqa: BLE001 - an error may be of a class whose own attributes or text fail
+        code, cause = "server_error", type(error).__name__
     if not expose:
-        return error_object(code, f"The workflow failed. The log has the cause under the request id {request_id}.")
+        cause = f"The workflow failed. The log has the cause under the request id {request_id}."
+    return error_object(code, cause)
+
+
+def _told_by(error: BaseException) -> tuple[str, str]:
+    """The code of an error, and its text with the executor that has raised it."""
+    code = _BY_STATUS.get(getattr(error, "status_code", 0), "server_error")
     where = next((note for note in getattr(error, "__notes__", ()) if note.startswith("raised by executor")), "")
     cause = f"{type(error).__name__}: {error}"[:500]
-    return error_object(code, f"{cause} ({where})" if where else cause)
+    return code, f"{cause} ({where})" if where else cause

@@ -37,16 +37,20 @@ async def follow(host: Host, user: str, response_id: str, after: int) -> AsyncIt
 
 async def _frames(host: Host, user: str, response_id: str, after: int) -> AsyncIterator[bytes]:
     silent = 0.0
-    wait = min(POLL, host.settings.keep_alive or POLL)
+    keep_alive = host.settings.keep_alive or POLL
     while True:
+        # A turn of this process rings; only one of another must be looked at. To miss no last events of a turn that is
+        # left for later, ask whether it is before you look.
+        is_here = host.background.work_of((user, response_id)) is not None
+        wait = keep_alive if is_here else min(POLL, keep_alive)
         with host.events.bells.listening((user, response_id)) as bell:
             found = await host.store.read_events(user, response_id, after, BATCH)
-            if not found and await host.store.read_turn(user, response_id) is None:
+            if not found and not await host.store.is_in_flight(user, response_id):
                 found = await _remaining(host, user, response_id, after)
                 if not found:
                     return
             if not found:
-                if host.runs.draining and host.background.work_of((user, response_id)) is None:
+                if host.runs.draining and not is_here:
                     return
                 await asyncio.wait([bell], timeout=wait)
         if found:

@@ -1,15 +1,12 @@
-"""What was said before: the stored items of a chain of responses or of a conversation, oldest first.
+"""What was said before: the items that a state has heard and said, and those of a conversation, oldest first."""
 
-A chain goes back to its first response, to one that was deleted since, or into the conversation it branches from.
-"""
-
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
 
+from agent_host.server.references import held_items
 from agent_host.stores.base import Store
-from agent_host.stores.records import ResponseRecord
+from agent_host.stores.records import Heard
 from agent_host.wire import problems
 
 Json = dict[str, Any]
@@ -18,51 +15,27 @@ _PAGE = 100
 _decode = msgspec.json.Decoder().decode
 
 
-async def response_history(store: Store, user: str, record: ResponseRecord) -> list[Json]:
-    """The items of a response and of all it continues."""
-    turns: list[list[Json]] = []
-    async for turn in _chain(store, user, record):
-        own = _items_of(turn)
-        turns.append(own)
-        if turn.conversation is not None:
-            turns.append(await _said_before(store, user, turn.conversation, own))
-    return [item for items in reversed(turns) for item in items]
+async def history(store: Store, user: str, commit_id: str) -> list[Json]:
+    """The items that the state of a commit has heard and said, as far as something still holds them.
 
-
-async def heard_ids(store: Store, user: str, record: ResponseRecord) -> set[str]:
-    """The ids of all items that the state behind a response has heard or said, those inside of compactions included.
-
-    What a turn was given that has failed is not among them.
+    What a turn that has failed was given is not among them.
     """
-    heard: list[Json] = []
-    async for turn in _chain(store, user, record):
-        own = _items_of(turn)
-        heard += own if turn.status == "completed" else []
-        if turn.conversation is not None:
-            heard += await _said_before(store, user, turn.conversation, own)
-    return await ids_in(store, user, heard)
+    return [
+        item for turn in reversed(await store.read_heard(user, commit_id)) for item in await _said_in(store, user, turn)
+    ]
 
 
-async def ids_in(store: Store, user: str, items: Sequence[Json]) -> set[str]:
-    """The ids of items, those inside of compactions included."""
-    ids = {item["id"] for item in items}
-    for handle in {item["encrypted_content"] for item in items if item["type"] == "compaction"}:
-        compaction = await store.read_compaction(user, handle)
-        ids |= {item["id"] for item in _decode(compaction.items)} if compaction is not None else set()
-    return ids
-
-
-async def _chain(store: Store, user: str, record: ResponseRecord) -> AsyncIterator[ResponseRecord]:
-    """A response and those it continues, newest first, up to the first in a conversation or to one that is gone."""
-    turn: ResponseRecord | None = record
-    while turn is not None:
-        yield turn
-        previous = turn.previous_response_id if turn.conversation is None else None
-        turn = await store.read_response(user, previous) if previous is not None else None
-
-
-def _items_of(turn: ResponseRecord) -> list[Json]:
-    return [*_decode(turn.input), *_decode(turn.body).get("output", [])]
+async def _said_in(store: Store, user: str, turn: Heard) -> list[Json]:
+    """The items of one turn: what entered its conversation before it, its input, and its output."""
+    record = await store.read_response(user, turn.response_id)
+    own: list[Json] = []
+    if record is not None:
+        outputs = _decode(record.body).get("output", [])
+        own = [*_decode(record.input), *(item for item in outputs if item.get("status") != "incomplete")]
+    ids = set(record.items) if record is not None else set()
+    beside = [id for id in turn.items if id not in ids]
+    held = held_items(await store.find_items(user, beside)) if beside else {}
+    return [*(held[id] for id in beside if id in held), *own]
 
 
 async def conversation_history(store: Store, user: str, conversation_id: str) -> list[Json]:
@@ -78,13 +51,3 @@ async def conversation_history(store: Store, user: str, conversation_id: str) ->
         if not has_more:
             return items
         after = found[-1].id
-
-
-async def _said_before(store: Store, user: str, conversation_id: str, own: Sequence[Json]) -> list[Json]:
-    """The items of a conversation before those of a turn; none if the conversation was deleted since."""
-    ids = {item["id"] for item in own}
-    if await store.read_conversation(user, conversation_id) is None:
-        return []
-    items = await conversation_history(store, user, conversation_id)
-    first = next((index for index, item in enumerate(items) if item["id"] in ids), len(items))
-    return items[:first]

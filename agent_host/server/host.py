@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.checkpoint import Commit
 from agent_host.engine.definition import Definition
 from agent_host.engine.storage.head_publisher import blobs_with_root, root_view
@@ -20,12 +21,15 @@ from agent_host.server.background import BackgroundTurns, TakeUp
 from agent_host.server.bridge import InputReader
 from agent_host.server.event_log import EventLog
 from agent_host.server.questions import declared_questions
+from agent_host.server.retention import Retention
 from agent_host.server.runs import Runs
 from agent_host.settings import Settings
 from agent_host.stores.base import Store
 from agent_host.stores.records import TurnInFlight
 
 VIEWS_KEPT = 2048
+GIVING_BACK_PATIENCE = 1.0
+"""Seconds that background turns which wait for a place get to be given back when the host goes down."""
 Tokenizer = Callable[[str], int]
 """How many tokens a text has."""
 
@@ -65,6 +69,7 @@ class Host:
         self.runs = Runs(settings.max_concurrent_turns, settings.max_waiting_turns)
         self.events = EventLog(store)
         self.background = BackgroundTurns(store, self.sources.clock, self.events.bells.ring)
+        self.retention = Retention(store, settings.keep_responses, self.sources.clock)
         self.questions: list[dict[str, Any]] = []
         self._take_up: TakeUp | None = partial(take_up, self) if take_up is not None else None
         self.reader = InputReader(workflow.input_types)
@@ -105,12 +110,15 @@ class Host:
                 self._definition = definition
                 if self._take_up is not None:
                     await self.background.start(self._take_up)
+                self.retention.start([definition.root.id])
 
     async def aclose(self) -> None:
         """Cut off what still runs after the grace, then close the store. Safe to call again."""
         await self.drain()
+        await self.retention.aclose()
         await self.background.aclose()
         await self.events.aclose()
+        reached(CrashPoint.DRAINED)
         await self.store.aclose()
 
     async def drain(self) -> None:
@@ -121,11 +129,14 @@ class Host:
 
     async def _drain(self) -> None:
         self.background.stop()
+        reached(CrashPoint.DRAINING)
         await self.runs.drain(self.settings.shutdown_grace)
         if self.runs.cut_off:
             log.warning("turns that did not finish in time and were stored as failed: %d", self.runs.cut_off)
+        await self.background.ended(GIVING_BACK_PATIENCE)
         if self.background.left:
-            log.info("background turns that the next start goes on with: %d", self.background.left)
+            turns_are = "background turn is" if self.background.left == 1 else "background turns are"
+            log.info("%d %s left for the next start", self.background.left, turns_are)
         if self.runs.running:
             log.warning("turns that block a thread and are left behind, nothing of them is kept: %d", self.runs.running)
 
@@ -150,9 +161,8 @@ class Host:
         return () if self.root_is_stored else (self.definition.root,)
 
     async def settle_lapsed(self, user: str, response_id: str) -> None:
-        """If a background turn was left behind by a process that is gone, go on with it now."""
-        turn = await self.store.read_turn(user, response_id)
-        if turn is not None and self._take_up is not None and self.background.work_of((user, response_id)) is None:
+        """If a background turn in flight was left behind by a process that is gone, go on with it now."""
+        if self._take_up is not None and self.background.work_of((user, response_id)) is None:
             await self.background.sweep(self._take_up)
 
     def remember(self, user: str, view: View) -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from agent_host.ids import is_well_formed
 from agent_host.server.exchange import Exchange
-from agent_host.server.references import held_item
+from agent_host.server.references import held_items
 from agent_host.wire import problems
 from agent_host.wire.paging import page_of
 from agent_host.wire.query import page_query
@@ -22,7 +22,7 @@ async def list_input_items(exchange: Exchange) -> None:
     store, user = exchange.host.store, exchange.who.user
     record = await store.read_response(user, response_id)
     if record is None:
-        if await store.read_turn(user, response_id) is not None:
+        if await store.is_in_flight(user, response_id):
             raise problems.response_in_progress(response_id)
         raise problems.response_not_found(response_id)
     listed = page_of(msgspec.json.decode(record.input), page)
@@ -34,6 +34,5 @@ async def _with_references(exchange: Exchange, items: list[dict[str, Any]]) -> l
     wanted = [item["id"] for item in items if item["type"] == "item_reference"]
     if not wanted:
         return items
-    holders = await exchange.host.store.find_items(exchange.who.user, wanted)
-    found = {id: held_item(holders.get(id, ()), id) for id in wanted}
+    found = held_items(await exchange.host.store.find_items(exchange.who.user, wanted))
     return [found.get(item["id"]) or item for item in items]

@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
-from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 
 from agent_host.engine import annotations
 from agent_host.engine.definition import Definition
@@ -25,9 +26,10 @@ from agent_host.errors import WorkflowRunnerException
 from agent_host.messages import ApprovalRequest, ApprovalResponse, FunctionCall, Message
 from agent_host.server.parts import parts_of
 from agent_host.server.plain import as_json
+from agent_host.server.references import id_of
 from agent_host.stores.records import OpenCall
 from agent_host.wire import problems
-from agent_host.wire.input import InputApproval, InputFunctionCall, InputFunctionOutput, InputItem, InputText
+from agent_host.wire.input import InputApproval, InputFunctionCall, InputFunctionOutput, InputItem, InputText, OtherItem
 
 _LONGEST_NAME = 64
 _YES = frozenset({"y", "yes", "true", "ok", "approve", "approved"})
@@ -143,7 +145,7 @@ def _schema(hint: Any) -> dict[str, Any]:
     """The JSON schema of a type; the empty one, which allows everything, for a type that has none."""
     try:
         return TypeAdapter(hint).json_schema()
-    except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema, TypeError):
+    except (PydanticSchemaGenerationError, PydanticInvalidForJsonSchema, PydanticUserError, TypeError):
         return {}
 
 
@@ -167,7 +169,7 @@ def match(items: Sequence[InputItem], calls: Sequence[OpenCall], pending: Sequen
     several times: each of its call ids will do.
     """
     asked = {call.call_id: call.request_id for call in calls if call.request_id in pending}
-    history = {item.call_id for item in items if isinstance(item, InputFunctionCall)}
+    history = {called for item in items if (called := called_by(item)) is not None}
     answers: dict[str, AnswerItem] = {}
     others: list[InputItem] = []
     for item in items:
@@ -194,6 +196,15 @@ def match(items: Sequence[InputItem], calls: Sequence[OpenCall], pending: Sequen
 def call_id_of(item: AnswerItem) -> str:
     """The id of the call that an item answers."""
     return item.call_id if isinstance(item, InputFunctionOutput) else item.approval_request_id
+
+
+def called_by(item: InputItem) -> str | None:
+    """The id of the call that an item of a history makes; None for one that makes none."""
+    if isinstance(item, InputFunctionCall):
+        return item.call_id
+    if isinstance(item, OtherItem) and item.type == "mcp_approval_request":
+        return id_of(item)
+    return None
 
 
 def _said(item: AnswerItem) -> object:
@@ -244,6 +255,8 @@ def _readings(item: AnswerItem, wanted: Any) -> Iterator[Any]:
     if wanted is str:
         yield text
         return
+    if wanted is Decimal:  # a number of JSON would lose its digits
+        yield text.strip()
     with suppress(ValueError, RecursionError):  # what is not JSON is text
         yield msgspec.json.decode(text)
     if wanted is bool and word in _YES | _NO:

@@ -1,6 +1,6 @@
 """What items of a request stand for: a reference for a stored item, a compaction for the items it was made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,20 @@ import msgspec
 
 from agent_host.stores.base import Store
 from agent_host.wire import problems
-from agent_host.wire.input import InputCompaction, InputItem, InputReference, OtherItem, read_items
+from agent_host.wire.input import (
+    InputApproval,
+    InputCompaction,
+    InputFunctionCall,
+    InputFunctionOutput,
+    InputItem,
+    InputMessage,
+    InputPart,
+    InputReference,
+    OtherItem,
+    read_item,
+)
+
+Json = dict[str, Any]
 
 _decode = msgspec.json.Decoder().decode
 
@@ -17,12 +30,14 @@ _decode = msgspec.json.Decoder().decode
 class Resolved:
     """Items without references and compactions, each id once.
 
-    `commit` is what a compaction at their head has kept; the state there knows the first `known` of them.
+    `commit` is what a compaction at their head has kept, `heard` the ids of those that its state has heard;
+    `was_compacted`: some of them stood in compactions.
     """
 
     items: tuple[InputItem, ...]
     commit: str | None = None
-    known: int = 0
+    heard: tuple[str, ...] = ()
+    was_compacted: bool = False
 
 
 async def resolve_references(store: Store, user: str, items: Sequence[InputItem]) -> Resolved:
@@ -32,26 +47,48 @@ async def resolve_references(store: Store, user: str, items: Sequence[InputItem]
     what was compacted.
     """
     wanted = [item.id for item in items if isinstance(item, InputReference)]
-    holders = await store.find_items(user, wanted) if wanted else {}
+    held = held_items(await store.find_items(user, wanted)) if wanted else {}
+    found = [_referred(held, item) if isinstance(item, InputReference) else item for item in items]
+    inside: dict[str, _Compacted] = {}
+    for item in found:
+        if isinstance(item, InputCompaction) and item.encrypted_content not in inside:
+            inside[item.encrypted_content] = await _compacted(store, user, item)
+    return _in_place(found, inside) if inside else Resolved(once(found))
+
+
+@dataclass(frozen=True, slots=True)
+class _Compacted:
+    items: tuple[InputItem, ...]
+    commit: str | None
+    heard: tuple[str, ...]
+
+
+async def _compacted(store: Store, user: str, item: InputCompaction) -> _Compacted:
+    compaction = await store.read_compaction(user, item.encrypted_content)
+    if compaction is None:
+        raise problems.unknown_compaction(item.path)
+    made_of = tuple(read_item(each, item.path) for each in _decode(compaction.items))
+    return _Compacted(made_of, compaction.commit, compaction.heard)
+
+
+def _in_place(items: Sequence[InputItem], inside: Mapping[str, _Compacted]) -> Resolved:
+    """Each compaction's items in its place; what stands before it with one of their ids is the same item."""
+    compacted: set[str | None] = set()
+    kept: list[tuple[list[InputItem], _Compacted | None]] = []
+    for item in reversed(items):
+        made_of = inside[item.encrypted_content] if isinstance(item, InputCompaction) else None
+        meant = (item,) if made_of is None else made_of.items
+        kept.append(([each for each in meant if id_of(each) not in compacted], made_of))
+        if made_of is not None:
+            compacted.update(id for each in meant if (id := id_of(each)) is not None)
+    head: _Compacted | None = None
     found: list[InputItem] = []
-    commit: str | None = None
-    behind = 0
-    for item in items:
-        meant = _referred(holders, item) if isinstance(item, InputReference) else item
-        if not isinstance(meant, InputCompaction):
-            found.append(meant)
-            continue
-        compaction = await store.read_compaction(user, meant.encrypted_content)
-        if compaction is None:
-            raise problems.unknown_compaction(item.path)
-        inside = read_items(_decode(compaction.items), item.path)
-        known = {id_of(each) for each in inside} - {None}
-        found = [each for each in found if id_of(each) not in known]
-        is_head = not found
-        found.extend(inside)
-        if is_head and compaction.commit is not None:
-            commit, behind = compaction.commit, len(found)
-    return Resolved(tuple(_once(found)), commit, len(_once(found[:behind])))
+    for here, made_of in reversed(kept):
+        if not found and made_of is not None and made_of.commit is not None:
+            head = made_of
+        found += here
+    commit, heard = (head.commit, head.heard) if head is not None else (None, ())
+    return Resolved(once(found), commit, heard, was_compacted=True)
 
 
 def id_of(item: InputItem) -> str | None:
@@ -62,27 +99,8 @@ def id_of(item: InputItem) -> str | None:
     return item.id
 
 
-def held_item(holders: Sequence[bytes], id: str) -> dict[str, Any] | None:
-    """The item of this id in the bytes that hold it: the input and body of a response, or an item by itself."""
-    for holder in holders:
-        held = _decode(holder)
-        listed = held if isinstance(held, list) else held.get("output", [held])
-        for item in listed:
-            if item.get("id") == id and item.get("type") != "item_reference":
-                found: dict[str, Any] = item
-                return found
-    return None
-
-
-def _referred(holders: Mapping[str, Sequence[bytes]], reference: InputReference) -> InputItem:
-    held = held_item(holders.get(reference.id, ()), reference.id)
-    if held is None:
-        raise problems.item_not_found(reference.id)
-    (item,) = read_items([held], reference.path)
-    return item
-
-
-def _once(items: Sequence[InputItem]) -> list[InputItem]:
+def once(items: Iterable[InputItem]) -> tuple[InputItem, ...]:
+    """The items without those that come again under the same id."""
     seen: set[str] = set()
     kept = []
     for item in items:
@@ -91,4 +109,59 @@ def _once(items: Sequence[InputItem]) -> list[InputItem]:
             kept.append(item)
         if id is not None:
             seen.add(id)
-    return kept
+    return tuple(kept)
+
+
+def held_items(holders: Mapping[str, Sequence[bytes]]) -> dict[str, Json]:
+    """The items of these ids in the bytes that hold them: the input and body of a response, or an item by itself.
+
+    Many items may lie in the same bytes, which are read once.
+    """
+    by_id = {part: _items_by_id(part) for part in {part for parts in holders.values() for part in parts}}
+    found: dict[str, Json] = {}
+    for id, parts in holders.items():
+        for part in parts:
+            if id in by_id[part]:
+                found.setdefault(id, by_id[part][id])
+    return found
+
+
+def _items_by_id(part: bytes) -> dict[str, Json]:
+    held = _decode(part)
+    listed = held if isinstance(held, list) else held.get("output", [held])
+    return {item["id"]: item for item in listed if "id" in item and item.get("type") != "item_reference"}
+
+
+def _referred(held: Mapping[str, Json], reference: InputReference) -> InputItem:
+    if reference.id not in held:
+        raise problems.item_not_found(reference.id)
+    return read_item(held[reference.id], reference.path)
+
+
+# --- The same item again -------------------------------------------------------------------------------------------
+
+
+def refuse_changed(items: Iterable[InputItem], held: Mapping[str, Json]) -> None:
+    """Raise the `Problem` of an item that says something else than the stored one of its id."""
+    for item in items:
+        id = id_of(item)
+        if id is not None and id in held and _said(item) != _said(read_item(held[id], "")):
+            raise problems.duplicate_item(id)
+
+
+def _said(item: InputItem) -> object:
+    """What an item says, however it is written; clients leave out, and add, what is beside that."""
+    if isinstance(item, InputMessage):
+        return item.role, _parts_said(item.parts)
+    if isinstance(item, InputFunctionCall):
+        return item.call_id, item.name
+    if isinstance(item, InputFunctionOutput):
+        return item.call_id, _parts_said(item.output)
+    if isinstance(item, InputApproval):
+        return item.approval_request_id, item.approve
+    return type(item)
+
+
+def _parts_said(parts: Iterable[InputPart]) -> list[object]:
+    fields = ("text", "refusal", "image_url", "file_id", "file_data", "file_url")
+    return [tuple(getattr(part, name, None) for name in fields) for part in parts]

@@ -18,6 +18,8 @@ from agent_host.wire import problems
 from agent_host.wire.query import retrieve_query
 from agent_host.wire.request import CreateRequest
 
+CANCEL_TRIES = 5
+"""How often a turn is tried to be cancelled, if each time another process takes it meanwhile."""
 LOOK_AGAIN = 0.05
 """Seconds between two looks for the end of a turn that another request has begun."""
 
@@ -89,7 +91,8 @@ async def retrieve_response(exchange: Exchange) -> None:
     if response is None:
         raise problems.response_not_found(response_id)
     exchange.about = f"{response_id} {response['status']}"
-    if not asked.stream:
+    is_seen = exchange.scope["method"] != "HEAD"  # else no event is worth reading
+    if not (asked.stream and is_seen):
         await exchange.answer(response)
         return
     with Disconnect(exchange.receive):
@@ -110,20 +113,29 @@ async def _response(host: Host, user: str, response_id: str) -> dict[str, Any] |
     return (await read_transcript(host, user, in_flight)).response()
 
 
+async def _end(host: Host, user: str, response_id: str) -> None:
+    """Cancel a turn in flight, where it is worked on or from here."""
+    work = host.background.work_of((user, response_id))
+    if work is not None:
+        work.cancel()
+        await asyncio.wait([work.task])
+    else:
+        await end_elsewhere(host, user, response_id)
+
+
 async def cancel_response(exchange: Exchange) -> None:
     """POST /responses/{id}/cancel: end a background response. The answer is what became of it."""
     host, user, response_id = exchange.host, exchange.who.user, _response_id(exchange)
-    in_flight = await host.store.read_turn(user, response_id)
-    if in_flight is not None:
-        work = host.background.work_of((user, response_id))
-        if work is not None:
-            work.cancel()
-            await asyncio.wait([work.task])
-        else:
-            await end_elsewhere(host, user, in_flight)
-    record = await host.store.read_response(user, response_id)
-    if record is None and in_flight is not None and host.runs.draining:
-        raise going_down()
+    record = None
+    for _ in range(CANCEL_TRIES):
+        is_in_flight = await host.store.is_in_flight(user, response_id)
+        if is_in_flight:
+            await _end(host, user, response_id)
+        record = await host.store.read_response(user, response_id)
+        if record is not None or not is_in_flight or host.runs.draining:
+            break
+    if record is None and is_in_flight:
+        raise going_down() if host.runs.draining else problems.server_fault(exchange.who.request_id)
     if record is None:
         raise problems.response_not_found(response_id)
     if not record.background:
@@ -136,7 +148,7 @@ async def delete_response(exchange: Exchange) -> None:
     """DELETE /responses/{id}: forget a response. What continued it, and what it brought into a conversation, stays."""
     host, user, response_id = exchange.host, exchange.who.user, _response_id(exchange)
     if not await host.store.delete_response(user, response_id):
-        if await host.store.read_turn(user, response_id) is not None:
+        if await host.store.is_in_flight(user, response_id):
             raise problems.response_in_progress(response_id)
         raise problems.response_not_found(response_id)
     exchange.about = f"{response_id} deleted"

@@ -4,8 +4,10 @@ A foreground turn commits once, at rest; a background turn commits every superst
 response.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.checkpoint import Commit
 from agent_host.engine.events import WorkflowEvent
 from agent_host.engine.ports import Boundary
@@ -20,6 +22,9 @@ from agent_host.server.questions import open_questions
 from agent_host.server.starting_point import blob_reader
 from agent_host.server.turn import Answer, Outcome, Turn
 
+FAIR_SHARE = 0.01
+"""Seconds for which supersteps that wait for nothing may keep everybody else waiting."""
+
 
 async def materialise(host: Host, turn: Turn) -> Lane:
     """Clone the executors and give them the starting commit's state. The lane is forgotten after the turn."""
@@ -27,6 +32,19 @@ async def materialise(host: Host, turn: Turn) -> Lane:
     return await Lane.open(
         turn.facts.id, host.definition, view, blob_reader(host, turn.who.user, turn.start.continues.unstored)
     )
+
+
+def _pace(loop: asyncio.AbstractEventLoop) -> Callable[[], Awaitable[None]]:
+    """What lets others go on between supersteps that have taken their share of time."""
+    began = loop.time()
+
+    async def pace() -> None:
+        nonlocal began
+        if loop.time() - began >= FAIR_SHARE:
+            await asyncio.sleep(0)
+            began = loop.time()
+
+    return pace
 
 
 class _AtRest:
@@ -61,6 +79,7 @@ class _EachStep:
             self._narrator.hear(event)
         if boundary.commits:
             await self._log.step(boundary.commits)
+            reached(CrashPoint.STEPPED)
 
     async def record(self, entries: Mapping[str, bytes]) -> None:
         await self._log.record(entries)
@@ -79,6 +98,7 @@ async def run(host: Host, turn: Turn, lane: Lane, answer: Answer) -> Outcome | N
         streaming=answer.is_stream,
         turn=bridge.turn_of(turn.request, turn.facts, turn.who),
         stop=turn.stop,
+        pace=_pace(asyncio.get_running_loop()),
         clock=host.sources.clock,
         new_commit_id=lambda: host.sources.ids.new("chk", key_of(turn.facts.id)),
         show_output=bridge.as_text,
@@ -96,7 +116,7 @@ async def run(host: Host, turn: Turn, lane: Lane, answer: Answer) -> Outcome | N
         if turn.resumed_at is not None:
             await engine.resume()
         elif turn.start.answers:
-            await engine.answer(turn.start.answers, *turn.start.inputs)
+            await engine.answer(turn.start.answers, *turn.start.inputs, given_at=turn.facts.created_at)
         else:
             await engine.start(*turn.start.inputs)
         await engine.to_rest()

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from agent_host.errors import StoreClosedError
 from agent_host.wire.problems import too_busy
@@ -27,6 +27,7 @@ class Runs:
         self._running: set[asyncio.Task[object]] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._taken = 0
+        self._expected = 0
         self._empty = asyncio.Event()
         self._empty.set()
         self._going_down = asyncio.Event()
@@ -53,8 +54,21 @@ class Runs:
         """Raise the 429 problem if no turn more may wait, and `StoreClosedError` when the host is going down."""
         if self.draining:
             raise StoreClosedError("The host is shutting down.")
-        if self._taken >= self._limit and len(self._waiting) >= self._waiting_limit:
+        if self._taken + len(self._waiting) + self._expected >= self._limit + self._waiting_limit:
             raise too_busy(RETRY_AFTER)
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Count a turn that is about to be accepted, so that no more are let in together than may wait.
+
+        Raises as `refuse_if_full` does.
+        """
+        self.refuse_if_full()
+        self._expected += 1
+        try:
+            yield
+        finally:
+            self._expected -= 1
 
     @asynccontextmanager
     async def place(self, *, accepted: bool = False) -> AsyncIterator[None]:

@@ -40,9 +40,12 @@ class StartingPoint:
         return self.continues.view
 
 
-async def starting_point(host: Host, user: str, continues: Continuation) -> StartingPoint:
-    """Read what a request brings. Raises the `Problem` of what the workflow, or a question, cannot take."""
-    answered = await _answers(host, user, continues)
+async def starting_point(host: Host, user: str, continues: Continuation, now: float) -> StartingPoint:
+    """Read what a request brings. Raises the `Problem` of what the workflow, or a question, cannot take.
+
+    `now`, in seconds since the epoch, is when the request was made: a question may have expired since.
+    """
+    answered = await _answers(host, user, continues, now)
     brought = answered.others
     if answered.items and continues.is_inline:
         brought = _after_answers(continues.items, answered.items)
@@ -77,7 +80,7 @@ class _Answered:
     is_broken: bool = False
 
 
-async def _answers(host: Host, user: str, continues: Continuation) -> _Answered:
+async def _answers(host: Host, user: str, continues: Continuation, now: float) -> _Answered:
     """The answers to all open questions of a commit, as values that these accept."""
     view, unstored = continues.view, continues.unstored
     if not any(cells.split_nested(key)[1].startswith(cells.REQUEST) for key in view.cells):
@@ -88,7 +91,6 @@ async def _answers(host: Host, user: str, continues: Continuation) -> _Answered:
         lane = await Lane.open("", host.definition, view, blob_reader(host, user, unstored))
     except Exception:  # noqa: BLE001 - a hook of the user's: the turn meets it again and ends as failed, in order
         return _Answered({}, (), (), is_broken=True)
-    now = host.sources.clock()
     asked = {
         name: request.data
         for name, (frame, request) in lane.open_requests().items()
@@ -108,11 +110,13 @@ async def _answers(host: Host, user: str, continues: Continuation) -> _Answered:
 def _brought(continues: Continuation, calls: Sequence[OpenCall]) -> tuple[InputItem, ...]:
     """What entered the conversation and then the request's items.
 
-    Nobody was told when an answer that nothing asks for entered; so that one is no fault of this request.
+    Nobody was told when an answer that nothing asks for entered; so that one is no fault of this request. Nor is one
+    that the request answers otherwise.
     """
     if not continues.waiting.items:
         return continues.items
-    asked = {call.call_id for call in calls}
+    given = {questions.call_id_of(item) for item in continues.items if isinstance(item, AnswerItem)}
+    asked = {call.call_id for call in calls} - given
     entered = [
         item for item in continues.entered if not isinstance(item, AnswerItem) or questions.call_id_of(item) in asked
     ]

@@ -1,5 +1,6 @@
 """Responses and requests as they are stored: what they are made of, and back."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ from agent_host.engine.view import View
 from agent_host.foundry.identity import Identity
 from agent_host.server.continuation import Continuation
 from agent_host.stores.records import Conversation, Item, ResponseRecord, Waiting
-from agent_host.wire.input import items_json, read_items
+from agent_host.wire.input import InputItem, items_json, read_items
 from agent_host.wire.response import ResponseFacts, snapshot
 
 
@@ -77,13 +78,20 @@ def stored_request(workflow: str, body: bytes, who: Identity, continues: Continu
             body,
             who.request_id,
             dict(who.client_headers),
-            items_json(continues.items, lambda prefix: f"{prefix}_brought"),
+            _as_brought(continues.items),
             continues.is_inline,
             conversation.head if conversation is not None else None,
             [msgspec.json.decode(item.body) for item in continues.waiting.items],
             continues.waiting.position,
         )
     )
+
+
+def _as_brought(items: Sequence[InputItem]) -> list[dict[str, Any]]:
+    """The items as JSON; those without an id get none."""
+    return [
+        {key: value for key, value in item.items() if key != "id" or value} for item in items_json(items, lambda _: "")
+    ]
 
 
 def read_request(stored: bytes) -> StoredRequest:

@@ -1,18 +1,23 @@
 """Taking a background turn from whoever had it: to go on with it after a crash, or to end it."""
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import msgspec
 
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.view import View
+from agent_host.errors import StoreError
 from agent_host.ids import key_of
+from agent_host.server.continuation import UNFINISHED
 from agent_host.server.ending import finish
 from agent_host.server.failures import abandoned
 from agent_host.server.host import Host
 from agent_host.server.starting_point import StartingPoint, starting_point
 from agent_host.server.stored import read_request
-from agent_host.server.turn import Ended, Outcome, Turn
+from agent_host.server.turn import Outcome, Turn
 from agent_host.server.turns import LogAnswer, facts_of, work_in_background
 from agent_host.stores.records import TurnInFlight
 from agent_host.wire import problems
@@ -25,16 +30,19 @@ from agent_host.wire.transcript import IllegalMove, Transcript
 log = logging.getLogger("agent_host")
 
 ATTEMPTS = 3
-"""How often a turn is begun in all, if each time its process dies."""
+"""How often a turn is begun in all, if each time its process dies or its end cannot be stored."""
 _READ_AT_ONCE = 1000
 
 
 async def take_up(host: Host, user: str, in_flight: TurnInFlight) -> None:
     """Go on with a turn that nobody works on, in this process, or end it as failed if that cannot be."""
-    key = (user, in_flight.id)
-    taken = await host.background.take(key)
-    if taken is None:
-        return  # somebody else was faster
+    taken = await host.background.take((user, in_flight.id))
+    if taken is not None:  # else somebody else was faster
+        async with _in_order(host, user, taken):
+            await _go_on(host, user, taken)
+
+
+async def _go_on(host: Host, user: str, taken: TurnInFlight) -> None:
     try:
         turn = await _at_its_start(host, user, taken)
     except (Problem, IllegalMove, msgspec.DecodeError) as error:
@@ -56,16 +64,28 @@ async def take_up(host: Host, user: str, in_flight: TurnInFlight) -> None:
     if turn.transcript.status == "queued" and taken.last_sequence < 0:
         turn.log.tell([*turn.transcript.created(), *turn.transcript.queued()])
     turn.log.tell(turn.transcript.abandon_open())
-    host.background.begin(key, work_in_background(host, turn), turn.stop)
+    reached(CrashPoint.TAKEN_UP)
+    host.background.begin((user, taken.id), work_in_background(host, turn), turn.stop)
 
 
-async def end_elsewhere(host: Host, user: str, in_flight: TurnInFlight) -> Ended | None:
+@asynccontextmanager
+async def _in_order(host: Host, user: str, taken: TurnInFlight) -> AsyncIterator[None]:
+    """Give a turn back that the store's own failure keeps from going on: no process has died of it."""
+    try:
+        yield
+    except StoreError:
+        await host.background.give_back((user, taken.id))
+        raise
+
+
+async def end_elsewhere(host: Host, user: str, response_id: str) -> None:
     """Cancel a turn that another process works on, or nobody: from now on that one cannot write."""
-    taken = await host.background.take((user, in_flight.id), by_force=True)
-    if taken is None:
-        return None
-    turn = await _at_its_start(host, user, taken)
-    return await _end(host, turn, Outcome("cancelled", turn.start.view))
+    taken = await host.background.take((user, response_id), by_force=True)
+    if taken is not None:
+        async with _in_order(host, user, taken):
+            turn = await _at_its_start(host, user, taken)
+            if turn.transcript.status in UNFINISHED:  # else it was ended since it was taken
+                await _end(host, turn, Outcome("cancelled", turn.start.view))
 
 
 async def read_transcript(host: Host, user: str, in_flight: TurnInFlight) -> Transcript:
@@ -108,7 +128,7 @@ async def _where_it_stands(host: Host, turn: Turn, taken: TurnInFlight) -> Turn:
     view = await host.view(user, taken.start_commit)
     if view is None:
         raise problems.previous_response_not_found(turn.request.previous_response_id or taken.start_commit)
-    start = await starting_point(host, user, replace(turn.start.continues, view=view))
+    start = await starting_point(host, user, replace(turn.start.continues, view=view), taken.created_at)
     if taken.commit and taken.commit != taken.start_commit:
         return replace(turn, start=start, resumed_at=await host.view(user, taken.commit))
     return replace(turn, start=start)
@@ -117,14 +137,14 @@ async def _where_it_stands(host: Host, turn: Turn, taken: TurnInFlight) -> Turn:
 def _obstacle(host: Host, taken: TurnInFlight) -> str | None:
     """Why a turn cannot go on here; None if it can."""
     if taken.attempt > ATTEMPTS:
-        return f"its process has died {ATTEMPTS} times"
+        return f"it was begun {ATTEMPTS} times and did not come to its end"
     stored = read_request(taken.request)
     if stored.workflow != host.workflow.name:
         return f"the workflow {stored.workflow!r} is no longer served here"
     return None
 
 
-async def _end(host: Host, turn: Turn, outcome: Outcome) -> Ended | None:
+async def _end(host: Host, turn: Turn, outcome: Outcome) -> None:
     """End a turn that was taken, with the events that its response still needs."""
     transcript = turn.transcript
     assert turn.log is not None
@@ -132,4 +152,4 @@ async def _end(host: Host, turn: Turn, outcome: Outcome) -> Ended | None:
         turn.log.tell([*transcript.created(), *transcript.queued()])
     if transcript.status == "queued":
         turn.log.tell(transcript.in_progress())
-    return await finish(host, turn, outcome, LogAnswer(turn))
+    await finish(host, turn, outcome, LogAnswer(turn))

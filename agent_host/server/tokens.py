@@ -4,9 +4,8 @@ from typing import Any
 
 from agent_host.server.continuation import resolve
 from agent_host.server.exchange import Exchange
-from agent_host.server.history import conversation_history, response_history
+from agent_host.server.history import conversation_history, history
 from agent_host.server.references import resolve_references
-from agent_host.wire import problems
 from agent_host.wire.input import items_json, read_items
 from agent_host.wire.tokens import TokenRequest, counted_text, estimated_tokens, parse_token_request, tokens_object
 
@@ -30,8 +29,4 @@ async def _earlier(exchange: Exchange, request: TokenRequest) -> list[dict[str, 
     previous = request.previous_response_id
     if previous is None:
         return []
-    await resolve(host, user, previous)
-    record = await host.store.read_response(user, previous)
-    if record is None:
-        raise problems.previous_response_not_found(previous)
-    return await response_history(host.store, user, record)
+    return await history(host.store, user, (await resolve(host, user, previous)).commit)

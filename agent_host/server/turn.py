@@ -59,6 +59,11 @@ class Turn:
     def is_background(self) -> bool:
         return self.log is not None
 
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the store knows of the turn as long as it is in flight, and keeps what it starts from."""
+        return self.request.background or self.request.store
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

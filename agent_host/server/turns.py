@@ -11,27 +11,32 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from agent_host import telemetry
+from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.events import WorkflowEvent
 from agent_host.errors import (
     ConversationLockedError,
     GuardLostError,
     StoreClosedError,
+    StoreError,
     TurnConflictError,
 )
 from agent_host.foundry.identity import Identity
 from agent_host.ids import key_of
+from agent_host.server.cancellation import take_back_cancellation, to_its_end
 from agent_host.server.connection_memory import LaneMemory
 from agent_host.server.continuation import is_current, look_up
-from agent_host.server.ending import finish, take_back_cancellation
+from agent_host.server.ending import finish, give_up
 from agent_host.server.failures import failure, stopped
 from agent_host.server.host import Host
-from agent_host.server.idempotency import idempotency_key, refuse_repeated
+from agent_host.server.idempotency import KEPT_FOR, Repeated, idempotency_key, refuse_repeated
 from agent_host.server.running import materialise, run
 from agent_host.server.starting_point import starting_point
 from agent_host.server.stored import stored_request
 from agent_host.server.turn import Answer, Ended, Outcome, Turn
 from agent_host.stores.records import IdempotencyKey, TurnInFlight
 from agent_host.wire import problems
+from agent_host.wire.events import Event
+from agent_host.wire.problems import Problem
 from agent_host.wire.request import CreateRequest, parse_request
 from agent_host.wire.response import ResponseFacts
 from agent_host.wire.transcript import Transcript
@@ -58,13 +63,20 @@ async def take_turn(
     request = read_request(host, body, memory)
     answer = open_answer(request)
     key = idempotency_key(idempotency, request)
+    host.runs.refuse_if_full()
     await refuse_repeated(host, who, key)
     if request.background:
         return await accept(host, request, who, key, body)
     async with host.runs.place():
         turn = await admit(host, request, who, key, memory=memory)
-        answer.tell([*turn.transcript.created(), *turn.transcript.in_progress()])
-        ended = await work(host, turn, answer)
+        try:
+            reached(CrashPoint.ADMITTED)
+            answer.tell([*turn.transcript.created(), *turn.transcript.in_progress()])
+            ended = await work(host, turn, answer)
+        except BaseException:
+            # Whatever it was, nobody goes on with the turn.
+            await give_up(host, turn)
+            raise
     assert ended is not None, "only background turns are left for later"
     return ended
 
@@ -79,7 +91,9 @@ async def work(host: Host, turn: Turn, answer: Answer) -> Ended | None:
             outcome = cut_off(host, turn)
         except GuardLostError:
             outcome = None
-        except Exception as error:  # noqa: BLE001 - the boundary to the user's code: the turn ends as failed
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - the boundary to the user's code: the turn ends as failed
             outcome = failed(host, turn, error)
         if outcome is None:
             return None
@@ -111,27 +125,31 @@ async def admit(
 ) -> Turn:
     """Find where the turn starts and take its conversation, or answer why that is not possible.
 
-    A background turn is stored with its request, so that it can begin again; a foreground turn writes nothing.
+    A background turn is stored with its request, so that it can begin again; a foreground turn writes nothing,
+    and the store keeps what it starts from.
     """
     ids = host.sources.ids
     partition = key_of(request.previous_response_id or request.conversation) or ids.partition_key()
     facts = facts_of(host, request, ids.new("resp", partition), int(host.sources.clock()))
     while True:
         continues = await look_up(host, who.user, request, memory)
-        start = await starting_point(host, who.user, continues)
+        start = await starting_point(host, who.user, continues, host.sources.clock())
         turn = Turn(request, who, facts, transcript_of(host, facts), start, key, memory=memory)
-        if not (request.background or (request.store and (continues.conversation is not None or key is not None))):
+        reached(CrashPoint.ADMITTING)
+        if not turn.is_admitted:
             return turn
         try:
             await _take_place(host, turn, body)
             if await is_current(host, who.user, continues):
                 return turn
+        except (Problem, Repeated):
+            raise  # the store has refused it, so there is nothing to give up
         except BaseException:
             # Whatever it was, a client that has left included: nobody goes on with the turn.
-            await asyncio.shield(host.store.release(who.user, facts.id))
+            await give_up(host, turn)
             raise
         # Another turn has ended in the conversation after it was looked up, before it was taken.
-        await host.store.release(who.user, facts.id)
+        await give_up(host, turn)
 
 
 async def _take_place(host: Host, turn: Turn, body: bytes) -> None:
@@ -149,11 +167,13 @@ async def _take_place(host: Host, turn: Turn, body: bytes) -> None:
         request=stored,
     )
     try:
-        await host.store.admit(turn.who.user, in_flight, host.unstored_root())
+        await host.store.admit(
+            turn.who.user, in_flight, host.unstored_root(), keys_since=host.sources.clock() - KEPT_FOR
+        )
     except ConversationLockedError:
         raise problems.conversation_locked(turn.request.conversation or "") from None
     except TurnConflictError:
-        # Another request with this key was admitted in the same moment.
+        # Another request with this key was admitted, or has ended, since it was looked for.
         await refuse_repeated(host, turn.who, turn.key)
         raise
 
@@ -198,19 +218,28 @@ class LogAnswer:
 
 async def accept(host: Host, request: CreateRequest, who: Identity, key: IdempotencyKey | None, body: bytes) -> Ended:
     """Admit a background turn and begin with it in a task of its own; the client need not wait."""
-    host.runs.refuse_if_full()
-    turn = await admit(host, request, who, key, body)
-    await _begin(host, turn)
-    return Ended(turn.transcript.response())
+    with host.runs.expecting():
+        turn = await admit(host, request, who, key, body)
+        reached(CrashPoint.ADMITTED)
+        beginning = [*turn.transcript.created(), *turn.transcript.queued()]
+        accepted = Ended(turn.transcript.response())
+        await to_its_end(_begin(host, turn, beginning))
+        await asyncio.sleep(0)  # lets its task ask for a place, so that it is counted throughout
+    return accepted
 
 
-async def _begin(host: Host, turn: Turn) -> None:
+async def _begin(host: Host, turn: Turn, beginning: list[Event]) -> None:
+    """Become the owner of a turn that was accepted. If that fails it stays accepted: the next sweep takes it up."""
     key = (turn.who.user, turn.facts.id)
-    taken = await host.background.take(key)
+    try:
+        taken = await host.background.take(key)
+    except StoreError as error:
+        log.warning("background turn %s begins later: %s", turn.facts.id, error)
+        return
     if taken is not None:
         mine = replace(turn, log=host.events.open_turn(turn.who.user, host.background.guard(taken)))
         assert mine.log is not None
-        mine.log.tell([*turn.transcript.created(), *turn.transcript.queued()])
+        mine.log.tell(beginning)
         host.background.begin(key, work_in_background(host, mine), mine.stop)
 
 
@@ -221,7 +250,10 @@ def _tell_begun(turn: Turn, answer: Answer) -> None:
 
 
 async def work_in_background(host: Host, turn: Turn) -> None:
-    """Wait for a place, then take the turn to its end. If the host goes down, it is left for the next process."""
+    """Wait for a place, then take the turn to its end. If the host goes down, it is left for the next process.
+
+    A turn whose end could not be stored is begun again when its lease has lapsed.
+    """
     answer = LogAnswer(turn)
     ended: Ended | None = None
     try:
@@ -236,8 +268,16 @@ async def work_in_background(host: Host, turn: Turn) -> None:
             _tell_begun(turn, answer)  # a response ends from there only
             ended = await finish(host, turn, outcome, answer)
     if ended is None:
-        await host.background.give_back((turn.who.user, turn.facts.id))
+        await to_its_end(_leave(host, turn))
     log.info("background turn %s", ended.about if ended is not None else f"{turn.facts.id} left for later")
+
+
+async def _leave(host: Host, turn: Turn) -> None:
+    """Do nothing more for a turn. Its attempt counts unless it is this host that goes down."""
+    assert turn.log is not None
+    await turn.log.close()
+    if host.runs.draining:
+        await host.background.give_back((turn.who.user, turn.facts.id))
 
 
 # --- When it does not come to rest ----------------------------------------------------------------------------------
@@ -258,7 +298,7 @@ def cut_off(host: Host, turn: Turn) -> Outcome | None:
     return Outcome("cancelled", turn.start.view)
 
 
-def failed(host: Host, turn: Turn, error: Exception) -> Outcome:
+def failed(host: Host, turn: Turn, error: BaseException) -> Outcome:
     """How a turn ends that raised. The log has all of it, the client what it may know."""
     log.error("turn %s failed (request %s)", turn.facts.id, turn.who.request_id, exc_info=error)
     told = failure(error, turn.who.request_id, expose=host.settings.expose_errors)

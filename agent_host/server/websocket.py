@@ -20,14 +20,15 @@ from starlette.types import Receive, Scope, Send
 from agent_host.engine.events import WorkflowEvent
 from agent_host.errors import StoreClosedError
 from agent_host.foundry.identity import Identity, identify
+from agent_host.server import streams
 from agent_host.server.bridge import workflow_event
 from agent_host.server.connection_memory import ConnectionMemory, LaneMemory
-from agent_host.server.exchange import access, going_down, refusal
+from agent_host.server.exchange import access, going_down, logged_path, refusal
 from agent_host.server.host import Host
 from agent_host.server.runs import RETRY_AFTER
 from agent_host.server.turn import Ended
 from agent_host.server.turns import take_turn
-from agent_host.server.upgrade import foreign_origin, refuse_upgrade
+from agent_host.server.upgrade import refuse_upgrade
 from agent_host.server.warm_up import warm_up
 from agent_host.wire import frames, problems
 from agent_host.wire.body import decoded
@@ -58,12 +59,8 @@ class WebSocketEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = self._host
-        origin = foreign_origin(scope)
         if host.runs.draining:
             await refuse_upgrade(refusal(host, going_down()), scope, receive, send)
-        elif origin is not None and host.settings.api_key is None:
-            # A browser sends no key by itself, so with a key no page can do harm.
-            await refuse_upgrade(refusal(host, problems.foreign_origin(origin)), scope, receive, send)
         else:
             await host.open()
             await send({"type": "websocket.accept"})
@@ -71,25 +68,40 @@ class WebSocketEndpoint:
 
 
 class _Outbox:
-    """Frames on their way to the client, in the order in which they were told; none once the client has left."""
+    """Frames on their way to the client, in the order in which they were told.
+
+    `writer` ends when the client has left, or takes nothing any more: that is for `STALLED_AFTER` seconds, or for
+    `SLOW_AFTER` while more than `MOST_UNSENT` characters wait for it. From then on frames are dropped.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._frames: asyncio.Queue[str | asyncio.Future[None]] = asyncio.Queue()
-        self._writer = asyncio.get_running_loop().create_task(self._write())
+        self._unsent = 0
+        self._asked_at: float | None = None
+        self.writer = asyncio.get_running_loop().create_task(self._write())
 
     def put(self, frame: str) -> None:
-        if not self._writer.done():
-            self._frames.put_nowait(frame)
+        if self.writer.done():
+            return
+        self._frames.put_nowait(frame)
+        self._unsent += len(frame)
+        asked_at, now = self._asked_at, asyncio.get_running_loop().time()
+        if self._unsent > streams.MOST_UNSENT and asked_at is not None and now - asked_at > streams.SLOW_AFTER:
+            self._lose()
 
     async def flush(self) -> None:
         """Wait until everything put so far has been sent, or can no more be."""
         sent = asyncio.get_running_loop().create_future()
         self._frames.put_nowait(sent)
-        await asyncio.wait({sent, self._writer}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({sent, self.writer}, return_when=asyncio.FIRST_COMPLETED)
 
     def close(self) -> None:
-        self._writer.cancel()
+        self.writer.cancel()
+
+    def _lose(self) -> None:
+        log.warning("a client takes nothing; its connection is cut off with %d characters unsent", self._unsent)
+        self.writer.cancel()
 
     async def _write(self) -> None:
         while True:
@@ -97,10 +109,16 @@ class _Outbox:
             if isinstance(frame, asyncio.Future):
                 frame.set_result(None)
                 continue
+            self._asked_at = asyncio.get_running_loop().time()
             try:
-                await self._send({"type": "websocket.send", "text": frame})
-            except OSError:  # the client has left; the reader is told so too
+                async with asyncio.timeout(streams.STALLED_AFTER):
+                    await self._send({"type": "websocket.send", "text": frame})
+            except OSError as error:  # the client has left; the reader is told so too
+                if isinstance(error, TimeoutError):
+                    self._lose()
                 return
+            self._asked_at = None
+            self._unsent -= len(frame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +156,7 @@ class Connection:
 
     def __init__(self, host: Host, scope: Scope, receive: Receive, send: Send) -> None:
         self._host = host
-        self._path: str = scope["path"]
+        self._path = logged_path(scope)
         self._client = _client(scope, host.sources.new_request_id)
         self._receive = receive
         self._send = send
@@ -155,20 +173,22 @@ class Connection:
     async def serve(self, lifetime: float) -> None:
         """Take turns until the client leaves, the host goes down, or `lifetime` seconds are over."""
         loop = asyncio.get_running_loop()
-        reading = loop.create_task(self._read())
+        reading, writer = loop.create_task(self._read()), self._outbox.writer
         going = loop.create_task(self._host.runs.going_down())
         try:
-            done, _ = await asyncio.wait({reading, going}, timeout=lifetime, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {reading, writer, going}, timeout=lifetime, return_when=asyncio.FIRST_COMPLETED
+            )
             if not done:
                 self._refusal = lambda: problems.connection_too_old(lifetime / 60)
                 self._outbox.put(frames.error_frame(self._refusal(), None))
-            elif reading not in done:
+            elif going in done:
                 self._refusal = going_down
-            while self._turns and not reading.done():
-                await asyncio.wait({*self._turns, reading}, return_when=asyncio.FIRST_COMPLETED)
+            while self._turns and not (reading.done() or writer.done()):
+                await asyncio.wait({*self._turns, reading, writer}, return_when=asyncio.FIRST_COMPLETED)
             if reading.done():
                 reading.result()
-            else:
+            elif not writer.done():
                 await self._close(SERVICE_RESTART if self._host.runs.draining else NORMAL_CLOSURE)
         finally:
             self._has_left = True

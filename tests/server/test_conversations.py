@@ -8,7 +8,17 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from agent_host import Workflow, WorkflowBuilder, WorkflowContext, executor
+from agent_host import (
+    Executor,
+    RetryPolicy,
+    TextDelta,
+    Workflow,
+    WorkflowBuilder,
+    WorkflowContext,
+    config,
+    executor,
+    handler,
+)
 from agent_host.stores import Store, open_store
 
 
@@ -227,3 +237,51 @@ async def test_one_item_to_twenty_are_added_at_a_time(client: AsyncOpenAI) -> No
             await client.conversations.items.create(conversation.id, items=items)
         assert caught.value.param == "items"
     assert len(await listed(client, conversation.id)) == 20
+
+
+class Stumbling(Executor):
+    """Says something, fails once, and says it again."""
+
+    attempts: list[int] = config()
+
+    def __init__(self) -> None:
+        super().__init__("stumbling", retry=RetryPolicy(max_attempts=2, delay=0))
+        self.attempts = []
+
+    @handler
+    async def tell(self, text: str, ctx: WorkflowContext[Never, str]) -> None:
+        self.attempts.append(1)
+        await ctx.yield_output(TextDelta(f"attempt {len(self.attempts)}"))
+        if len(self.attempts) == 1:
+            raise ConnectionError("lost")
+
+
+async def test_what_was_taken_back_is_not_said_in_the_conversation(serve_app: Any) -> None:
+    """The response shows the item of the failed attempt as incomplete; the conversation has what counts."""
+    site = await serve_app(WorkflowBuilder(start_executor=Stumbling(), name="stumbling").build())
+    made = await site.client.conversations.create()
+    response = await site.client.responses.create(input="go", conversation=made.id)
+    assert [item.status for item in response.output] == ["incomplete", "completed"]
+    assert await listed(site.client, made.id, order="asc") == ["go", "attempt 2"]
+
+
+# --- What waits -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_request_may_leave_the_input_to_what_waits(client: AsyncOpenAI) -> None:
+    """What the workflow needs may have entered the conversation before."""
+    talk = (await client.conversations.create(items=[{"role": "user", "content": "hi", "type": "message"}])).id
+    answer = await client.responses.create(input=[{"role": "developer", "content": "be brief"}], conversation=talk)
+    assert answer.output_text == "You said hi"
+
+
+async def test_a_waiting_item_that_nobody_can_take_is_named(client: AsyncOpenAI) -> None:
+    """The turn is refused as long as it waits; deleted, it is in nobody's way."""
+    image = {"role": "user", "content": [{"type": "input_image", "image_url": "https://x.example/y.png"}]}
+    talk = (await client.conversations.create(items=[image])).id
+    with pytest.raises(openai.BadRequestError) as caught:
+        await client.responses.create(input="hi", conversation=talk)
+    (waiting,) = (await client.conversations.items.list(talk)).data
+    assert f"{waiting.id}.content[0]" in caught.value.message
+    await client.conversations.items.delete(waiting.id, conversation_id=talk)
+    assert (await client.responses.create(input="hi", conversation=talk)).output_text == "You said hi"

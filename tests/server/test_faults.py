@@ -106,6 +106,40 @@ async def test_a_body_that_is_too_large_is_refused(site: Any, declared: bool) ->
     assert (await site.say("x")).output_text == "x"
 
 
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_may_have_as_many_bytes_as_the_limit(site: Any, declared: bool) -> None:
+    """One byte more is refused, also if it comes in a piece of its own."""
+
+    async def pieces(content: bytes) -> Any:
+        yield content[:-1]
+        yield content[-1:]
+
+    for size, status in ((5000, 200), (5001, 413)):
+        content = json.dumps({"input": "x"}).encode().ljust(size)
+        answer = await site.http.post("/responses", content=content if declared else pieces(content))
+        assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/responses", "POST"),
+        ("/v1/responses/x", "DELETE, GET, HEAD"),
+        ("/responses/x/cancel", "POST"),
+        ("/conversations/x", "DELETE, GET, HEAD, POST"),
+        ("/v1/conversations/x/items", "GET, HEAD, POST"),
+        ("/conversations/x/items/y", "DELETE, GET, HEAD"),
+        ("/models/x", "GET, HEAD"),
+        ("/readiness", "GET, HEAD"),
+    ],
+)
+async def test_a_method_that_is_not_allowed_is_answered_with_those_that_are(site: Any, path: str, allowed: str) -> None:
+    """All of them are named, whatever route each has."""
+    answer = await site.http.patch(path)
+    fault(answer, 405)
+    assert answer.headers["allow"] == allowed
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
@@ -167,3 +201,12 @@ async def test_with_a_key_only_those_who_have_it_are_served(serve_app: Any) -> N
         await site.say("x")
     assert (await site.client.with_options(api_key="right").responses.create(input="x")).output_text == "x"
     assert (await site.http.get("/readiness")).status_code == 200
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER"])
+async def test_the_scheme_of_a_key_is_written_in_any_case(serve_app: Any, scheme: str) -> None:
+    """Schemes of authorization have no case, keys do."""
+    site = await serve_app(WorkflowBuilder(start_executor=echo, name="echo").build(), api_key="right")
+    right, wrong = {"authorization": f"{scheme} right"}, {"authorization": f"{scheme} RIGHT"}
+    assert (await site.http.post("/responses", json={"input": "x"}, headers=right)).status_code == 200
+    assert (await site.http.post("/responses", json={"input": "x"}, headers=wrong)).status_code == 401

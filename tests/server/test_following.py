@@ -66,3 +66,16 @@ async def test_a_turn_that_ends_within_the_grace_is_followed_to_its_end(serve_ap
     events = await asyncio.wait_for(following, 5)
     assert events[-1].type == "response.completed"
     await closing
+
+
+async def test_a_head_of_a_stream_reads_no_event(serve_app: Any) -> None:
+    """It is answered as for the response itself: nobody would see what a stream carries."""
+    gate = asyncio.Event()
+    site = await serve_app(waiting(gate))
+    response = await site.say("x", background=True)
+    asked = site.http.head(f"/responses/{response.id}", params={"stream": "true"})
+    answer = await asyncio.wait_for(asked, 5)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == "application/json"
+    gate.set()
+    await followed(site, response.id)

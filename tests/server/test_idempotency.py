@@ -67,6 +67,23 @@ async def test_a_running_request_is_joined(site: Any) -> None:
     assert COUNTED == ["wait"]
 
 
+async def test_a_request_that_waits_for_a_place_is_joined(serve_app: Any, eventually: Any) -> None:
+    """Two that have waited for a place are one turn, also if the first has ended when the second gets its place."""
+    COUNTED.clear()
+    gate = asyncio.Event()
+    workflow = WorkflowBuilder(start_executor=Counting(gate), name="counting").build()
+    site = await serve_app(workflow, max_concurrent_turns=1)
+    busy = asyncio.create_task(site.say("wait"))
+    await eventually(lambda: COUNTED, "one runs")
+    talk = (await site.client.conversations.create()).id
+    first, second = (asyncio.create_task(site.say("pay", conversation=talk, **under("k"))) for _ in range(2))
+    await eventually(lambda: "2 waiting" in repr(site.host.runs), "two wait")
+    gate.set()
+    assert (await first).id == (await second).id
+    assert (await busy).status == "completed"
+    assert COUNTED == ["wait", "pay"]
+
+
 async def test_a_background_request_is_joined(site: Any) -> None:
     """The second request gets the response as it is now, and can follow it as a stream."""
     first = await site.say("wait", background=True, **under("k"))

@@ -47,7 +47,7 @@ async def send(site: Any, body: Any, *, whole: bool = True) -> asyncio.StreamWri
     port = int(site.url.rpartition(":")[2])
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     content = json.dumps(body).encode()
-    writer.write(b"POST /responses HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(content))
+    writer.write(b"POST /responses HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(content))
     writer.write(content if whole else content[:-5])
     await writer.drain()
     return writer

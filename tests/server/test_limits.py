@@ -62,7 +62,7 @@ async def ask(site: Any, text: str) -> bytes:
     """One plain turn over a connection of its own, without the weight of a client library."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(site.url.rpartition(":")[2]))
     body = b'{"input": "%b"}' % text.encode()
-    head = b"POST /responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+    head = b"POST /responses HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
     writer.write(head + body)
     answer = await reader.read()
     writer.close()

@@ -30,6 +30,8 @@ REQUESTS = [
     ("GET", "/nowhere", None, 404, "not_found"),
     ("GET", "/responses", None, 405, "method_not_allowed"),
     ("GET", "/readiness", None, 200, ""),
+    ("GET", "/v1/x%0A00:00:00%20INFO%20forged", None, 404, "not_found"),
+    ("GET", "/v1/models/%1Bforged%C2%9B", None, 404, "model_not_found"),
 ]
 
 
@@ -53,9 +55,9 @@ async def test_a_refused_key_is_one_line_of_the_log(site: Any, caplog: pytest.Lo
     """Also who is turned away is seen."""
     caplog.set_level(logging.INFO)
     caplog.clear()
-    await site.http.post("/responses", json={"input": "x"})
+    await site.http.post("/responses%0Aforged", json={"input": "x"})
     [line] = [record.getMessage() for record in caplog.records if of_host(record)]
-    assert re.fullmatch(r"POST /responses 401 [0-9.]+ ms invalid_api_key", line)
+    assert re.fullmatch(r"POST /responses%0Aforged 401 [0-9.]+ ms invalid_api_key", line)
 
 
 def of_host(record: logging.LogRecord) -> bool:
@@ -77,7 +79,7 @@ def test_the_log_of_a_process_is_readable(serve: Any, tmp_path: Any) -> None:
     host.stop()
     lines = host.log.splitlines()
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d INFO    serving echo on http://127.0.0.1:\d+, stored in sqlite:///\S+", lines[0]
+        r"\d\d:\d\d:\d\d INFO    serving echo on http://127.0.0.1:\d+, stored in sqlite:///\S+ for 30 days", lines[0]
     )
     assert sum("POST /responses 200" in line for line in lines) == 2
     assert host.log.count("Traceback") == 1
@@ -86,6 +88,21 @@ def test_the_log_of_a_process_is_readable(serve: Any, tmp_path: Any) -> None:
     assert "stopping" in lines[-2]
     assert lines[-1].endswith("INFO    stopped")
     assert "INFO:" not in host.log
+
+
+def test_what_a_client_says_cannot_pass_for_a_record(serve: Any, tmp_path: Any) -> None:
+    """An error that repeats it is told behind the left edge, where records begin, and has no control characters."""
+    app = tmp_path / "app.py"
+    app.write_text(
+        "from agent_host import WorkflowBuilder, executor\n"
+        "@executor\nasync def echo(text: str, ctx) -> None:\n    raise ValueError(text)\n"
+        "workflow = WorkflowBuilder(start_executor=echo, name='echo').build()\n"
+    )
+    host = serve(f"{app}:workflow")
+    host.say("x\n00:00:00 INFO    forged\x1b[31m\x9b")
+    host.stop()
+    assert "\n  00:00:00 INFO    forged\\x1b[31m\\x9b\n" in host.log
+    assert [line for line in host.log.splitlines() if not re.match(r"(\d\d:){2}\d\d [A-Z]+ +|  ", line)] == []
 
 
 async def test_a_client_that_hangs_up_at_the_last_event_has_its_response(

@@ -3,7 +3,8 @@
 import asyncio
 import enum
 from dataclasses import dataclass
-from typing import Any, Never
+from decimal import Decimal
+from typing import Any, Never, TypedDict
 
 import msgspec
 import openai
@@ -44,6 +45,10 @@ class Filled(pydantic.BaseModel):
     age: int
 
 
+class Typed(TypedDict):
+    option: str
+
+
 ASKED: dict[str, tuple[Any, Any]] = {
     "text": ("Which city?", str),
     "yes or no": (ApprovalRequest("refund", {"amount": 3}), bool),
@@ -54,6 +59,8 @@ ASKED: dict[str, tuple[Any, Any]] = {
     "number": (Choice(["1"]), float),
     "list": (Choice(["1"]), list[int]),
     "message": (Choice(["m"]), Message),
+    "money": (Choice(["m"]), Decimal),
+    "typed": (Choice(["m"]), Typed),
 }
 
 
@@ -105,6 +112,14 @@ class Clerk(Executor):
 
     @response_handler
     async def listed(self, asked: Choice, answer: list[int], ctx: Context) -> None:
+        await ctx.yield_output(f"{answer}")
+
+    @response_handler
+    async def paid(self, asked: Choice, answer: Decimal, ctx: Context) -> None:
+        await ctx.yield_output(f"{answer!r}")
+
+    @response_handler
+    async def typed(self, asked: Choice, answer: Typed, ctx: Context) -> None:
         await ctx.yield_output(f"{answer}")
 
     @response_handler
@@ -170,6 +185,9 @@ async def test_a_question_is_a_call_named_after_its_type(
         ("enum", '"blue"', "Colour.BLUE"),
         ("number", "3", "3.0"),
         ("list", "[1, 2]", "[1, 2]"),
+        ("money", "12345678901234567.89", "Decimal('12345678901234567.89')"),
+        ("money", '"0.10"', "Decimal('0.10')"),
+        ("typed", '{"option": "a"}', "{'option': 'a'}"),
         ("model", '{"age": 7}', "t 7"),
         ("call", "sunny", "get_weather: sunny"),
     ],

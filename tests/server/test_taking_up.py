@@ -8,14 +8,27 @@ from typing import Any, Never
 import openai
 import pytest
 
-from agent_host import Executor, WorkflowBuilder, WorkflowContext, handler, open_store
+from agent_host import (
+    Executor,
+    WorkflowBuilder,
+    WorkflowContext,
+    config,
+    create_app,
+    handler,
+    open_store,
+    response_handler,
+)
 from agent_host.engine.view import View
 from agent_host.engine.workflow import Workflow
 from agent_host.foundry.identity import Identity
+from agent_host.server import background
 from agent_host.server.continuation import Continuation
+from agent_host.server.host import Sources
 from agent_host.server.stored import stored_request
+from agent_host.settings import Settings
 from agent_host.stores.records import TurnInFlight
 from agent_host.wire.request import parse_request
+from tests.server.unsteady import UnsteadyStore
 
 WHO = Identity("", "request-1", {"x-client-team": "blue"})
 
@@ -78,7 +91,7 @@ async def test_a_turn_that_was_only_accepted_is_taken(serve_app: Any, tmp_path: 
     ("request_bytes", "attempts", "words"),
     [
         (asking("x", "another"), 0, "the workflow 'another' is no longer served here"),
-        (asking("x"), 3, "its process has died 3 times"),
+        (asking("x"), 3, "it was begun 3 times and did not come to its end"),
         (asking([{"role": "assistant", "content": "x"}]), 0, "cannot take"),
     ],
     ids=["another workflow", "three attempts", "an input it no longer takes"],
@@ -97,6 +110,87 @@ async def test_a_turn_that_cannot_go_on_ends_as_failed(
     assert [event.type for event in events].count("response.failed") == 1
     assert events[-1].response == response
     await site.client.responses.delete("resp_left")
+
+
+class Cashier(Executor):
+    """Asks, with a limit in time; charges when it is answered."""
+
+    def __init__(self) -> None:
+        super().__init__("cashier")
+
+    @handler
+    async def take(self, text: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.request_info("sure?", str, expires_in=60)
+
+    @response_handler
+    async def charge(self, asked: str, answer: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.send_message(f"charged {answer}")
+
+
+class Printer(Executor):
+    """Prints when the test lets it."""
+
+    may_print: asyncio.Event = config()
+
+    def __init__(self) -> None:
+        super().__init__("printer")
+        self.may_print = asyncio.Event()
+
+    @handler
+    async def print_it(self, text: str, ctx: WorkflowContext[Never, str]) -> None:
+        await self.may_print.wait()
+        await ctx.yield_output(text)
+
+
+@pytest.mark.parametrize("stopped", ["before its first superstep", "after its first superstep"])
+async def test_an_answer_in_time_counts_however_late_the_turn_is_taken_up(
+    serve_app: Any, tmp_path: Any, stopped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The question may have expired by the time at which the turn goes on: the answer was accepted before."""
+    path, now, printer = f"{tmp_path}/till.db", [1000.0], Printer()
+    cashier = Cashier()
+    workflow = WorkflowBuilder(start_executor=cashier, name="till").add_edge(cashier, printer).build()
+    sources = Sources(clock=lambda: now[0])
+    settings = Settings(shutdown_grace=0.05)
+    site = await serve_app(create_app(workflow, path, sources=sources, settings=settings))
+    asked = await site.say("pay")
+    answer = [{"type": "function_call_output", "call_id": asked.output[0].call_id, "output": "yes"}]
+    if stopped == "before its first superstep":
+        monkeypatch.setattr(site.host.background, "begin", lambda key, work, stop: work.close())
+    taken = await site.client.responses.create(input=answer, previous_response_id=asked.id, background=True)
+    async with asyncio.timeout(20):
+        while stopped == "after its first superstep":
+            turn = await site.host.store.read_turn("", taken.id)
+            if turn.commit != turn.start_commit:
+                break
+    await site.host.aclose()
+    now[0] += 100
+    printer.may_print.set()
+    site = await serve_app(create_app(workflow, path, sources=sources, settings=settings))
+    async with asyncio.timeout(20):
+        while (found := await site.client.responses.retrieve(taken.id)).status in ("queued", "in_progress"):
+            await asyncio.sleep(0.01)
+    assert (found.status, found.output_text) == ("completed", "charged yes")
+
+
+@pytest.mark.parametrize("verb", ["lapsed", "read_events"])
+async def test_a_store_that_fails_for_a_while_is_no_death_of_the_process(
+    serve_app: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """The turn is looked for and taken again until it goes on, and no attempt is counted; the host serves meanwhile."""
+    monkeypatch.setattr(background, "RENEW_EVERY", 0.02)
+    await left_behind(f"{tmp_path}/left.db", asking("hello"), attempts=2)
+    store = UnsteadyStore(tmp_path / "left.db")
+    store.failures[verb] = 3
+    site = await serve_app(echoing(), store)
+    await eventually_called(store, verb, 4)
+    assert (await ended(site)).output_text.startswith("1: hello")
+
+
+async def eventually_called(store: UnsteadyStore, verb: str, times: int) -> None:
+    async with asyncio.timeout(5):
+        while store.called[verb] < times:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_parent_that_was_deleted_meanwhile_is_not_needed(serve_app: Any, tmp_path: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Never
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from agent_host import WorkflowBuilder, create_app
 from agent_host.settings import Settings
@@ -175,6 +176,10 @@ async def test_a_page_of_another_site_may_not_connect(dial: Dial, site: Any) -> 
             pass
     assert refused.value.response.status_code == 403
     assert json.loads(refused.value.response.body)["error"]["code"] == "foreign_origin"
+    with pytest.raises(InvalidStatus) as refused:
+        here = {"host": "127.0.0.1", "port": int(site.url.rpartition(":")[2]), "proxy": None}
+        await connect("ws://elsewhere.example/responses", origin=Origin("http://elsewhere.example"), **here)
+    assert json.loads(refused.value.response.body)["error"]["code"] == "untrusted_host"
     async with dial(origin=site.url) as client:
         assert said(await client.turn("one")) == "one"
 

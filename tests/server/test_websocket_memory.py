@@ -98,6 +98,19 @@ async def test_a_compacted_history_begins_a_new_chain(dial: Dial, site: Any) -> 
         assert said(response) == "one|two"
 
 
+async def test_what_an_unstored_response_has_heard_is_not_heard_again(dial: Dial) -> None:
+    """Items that a client repeats over its connection are known, by whichever turn they were heard."""
+    one_said, two_said, go = ({"role": "user", "content": text, "id": f"msg_{text}"} for text in ("one", "two", "go"))
+    async with dial() as client:
+        one = await client.turn([one_said], store=False)
+        two = await client.turn([one_said, two_said], store=False, previous_response_id=one["id"])
+        assert said(two) == "one|two"
+        three = await client.turn([one_said, *one["output"], two_said, go], previous_response_id=two["id"])
+        assert said(three) == "one|two|go"
+        warm = await client.turn([one_said], generate=False)
+        assert said(await client.turn([one_said, go], previous_response_id=warm["id"])) == "one\n\ngo"
+
+
 async def test_a_warm_up_runs_nothing_and_keeps_its_input(dial: Dial, site: Any, memo: Memo) -> None:
     """Its response is empty and unstored; the turn that continues it finds the input before its own."""
     async with dial() as client:
