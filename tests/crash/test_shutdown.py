@@ -129,7 +129,7 @@ def test_a_client_that_does_not_read_does_not_keep_the_process(serve: Any, tmp_p
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", host.port))
-        raw.sendall(b"POST /responses HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        raw.sendall(b"POST /responses HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         assert raw.recv(100).startswith(b"HTTP/1.1 200 OK")
         assert host.stop() < 4
     assert not UNFINISHED & set(stored_statuses(tmp_path / "host.db").values())
@@ -145,7 +145,7 @@ def test_a_client_that_leaves_cancels_its_turn(serve: Any, tmp_path: Any, stored
     request = {"input": f"begin {begun}", "stream": stream, "previous_response_id": one.id}
     body = json.dumps(request).encode()
     with socket.create_connection(("127.0.0.1", host.port)) as raw:
-        raw.sendall(b"POST /responses HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        raw.sendall(b"POST /responses HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         wait_for(begun.exists)
     wait_for(lambda: len(stored_statuses(tmp_path / "host.db")) == 2)
     assert list(stored_statuses(tmp_path / "host.db").values()) == ["completed", "cancelled"]
