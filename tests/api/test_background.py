@@ -13,7 +13,9 @@ async def connected(site: Any, body: dict[str, Any]) -> tuple[asyncio.StreamRead
     """A request for a stream over a connection of its own, to be dropped at any moment."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(site.url.rpartition(":")[2]))
     content = json.dumps({"stream": True, "background": True, **body}).encode()
-    writer.write(b"POST /responses HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(content), content))
+    writer.write(
+        b"POST /responses HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b" % (len(content), content)
+    )
     return reader, writer
 
 

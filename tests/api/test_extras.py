@@ -311,9 +311,10 @@ async def test_a_turn_that_fails_is_asked_for_once(site: Any, listener: Listener
 class Failing(SqlStore):
     """A store of which one verb raises what nobody has foreseen."""
 
+    verb = ""
+
     def __init__(self, path: Path) -> None:
         super().__init__(SqliteDatabase(str(path)))
-        self.verb = ""
 
     def __getattribute__(self, name: str) -> Any:
         if name != "verb" and name == self.verb:

@@ -156,6 +156,28 @@ async def test_a_client_without_ids_sends_the_whole_history(site: Any, clerk: Cl
     assert clerk.done == ["asked", "went on"]
 
 
+async def test_a_history_with_an_open_question_is_not_begun_anew(site: Any, clerk: Clerk) -> None:
+    """A message in the place of the answer is refused, as it is behind the response that has asked."""
+    asked = await site.say("ask Where?")
+    history: list[Any] = [{"role": "user", "content": "ask Where?"}]
+    history += [item.model_dump(exclude_none=True) for item in asked.output]
+    with pytest.raises(openai.BadRequestError) as caught:
+        await site.client.responses.create(model="any", input=[*history, {"role": "user", "content": "never mind"}])
+    assert caught.value.code == "missing_tool_output"
+    assert clerk.done == ["asked"]
+
+
+async def test_the_request_answers_over_what_waits(site: Any, clerk: Clerk) -> None:
+    """A wrong answer that has entered the conversation does not stand in the way of a right one."""
+    talk = (await site.client.conversations.create()).id
+    asked = await site.say("ask Where?", conversation=talk)
+    waiting = output(asked.output[0], [{"type": "input_image", "image_url": "https://x.example/y.png"}])
+    await site.client.conversations.items.create(talk, items=[waiting])
+    right = [output(asked.output[0], "here")]
+    answered = await site.client.responses.create(model="any", conversation=talk, input=right)
+    assert answered.output_text == "Where? here; turn 1"
+
+
 async def test_a_call_that_nobody_here_has_made_is_history(site: Any) -> None:
     """Calls of another program stand in the input with their outputs and do no harm."""
     foreign = {"type": "function_call", "call_id": "call_foreign", "name": "f", "arguments": "{}"}
@@ -229,6 +251,20 @@ async def test_what_is_not_approved_is_not_done(till: Any, clerk: Clerk) -> None
     assert [item.type for item in kept.output] == ["message"]
     assert kept.output_text == "kept"
     assert clerk.done == []
+
+
+@pytest.mark.parametrize("shown", ["all that was put out", "the call alone"])
+async def test_a_history_with_an_approval_goes_on(till: Any, clerk: Clerk, shown: str) -> None:
+    """What was approved is not done again when the client sends all of it with its next message."""
+    history: list[Any] = [{"role": "user", "content": "refund 5"}]
+    asked = await till.client.responses.create(model="any", input=history)
+    history += [asked.output[0].model_dump(exclude_none=True), approval(asked.output[0], True)]
+    done = await till.client.responses.create(model="any", input=history)
+    assert (done.output_text, clerk.done) == ("refunded", ["refund"])
+    kept = [item for item in done.output if shown == "all that was put out" or item.type == "mcp_call"]
+    history += [item.model_dump(exclude_none=True) for item in kept]
+    over = await till.client.responses.create(model="any", input=[*history, {"role": "user", "content": "thanks"}])
+    assert (over.output_text, clerk.done) == ("1: thanks", ["refund"])
 
 
 async def test_an_unknown_approval_is_refused(till: Any, clerk: Clerk) -> None:

@@ -36,7 +36,7 @@ async def raw(site: Any, body: Mapping[str, Any]) -> bytes:
     """The bytes of a stream as they leave the host, without the chunks of HTTP around them."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(site.url.rpartition(":")[2]))
     content = json.dumps({"stream": True, **body}).encode()
-    writer.write(b"POST /responses HTTP/1.1\r\nhost: x\r\nconnection: close\r\n")
+    writer.write(b"POST /responses HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n")
     writer.write(b"content-length: %d\r\n\r\n%b" % (len(content), content))
     head = await reader.readuntil(b"\r\n\r\n")
     assert b"200 OK" in head

@@ -85,6 +85,8 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "invoke_help": lambda: command_help("invoke"),
     "check_help": lambda: command_help("check"),
     "graph_help": lambda: command_help("graph"),
+    "gc_help": lambda: command_help("gc"),
+    "store_help": lambda: command_help("store"),
     "graph": lambda: command_output("graph", "samples/01_help_desk/app.py:workflow"),
     "response": lambda: _diagram(RESPONSE_MOVES, ["new", "new in background"]),
     "item": lambda: _item_diagram(),
