@@ -80,7 +80,7 @@ def record_of(host: Host, turn: Turn, outcome: Outcome, last: Last) -> tuple[Res
         "metadata": facts.metadata,
         "echo": facts.echo,
         "output": outputs,
-        "usage": last.usage,
+        "usage": last.usage if any(turn.usage.values()) else None,
         "error": outcome.error,
     }
     record = ResponseRecord(

@@ -10,7 +10,7 @@ from agent_host.foundry.identity import Identity
 from agent_host.server.continuation import Continuation
 from agent_host.stores.records import Conversation, Item, ResponseRecord, Waiting
 from agent_host.wire.input import InputItem, items_json, read_items
-from agent_host.wire.response import ResponseFacts, snapshot
+from agent_host.wire.response import ResponseFacts, snapshot, usage_object
 
 
 def response_of(record: ResponseRecord) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def response_of(record: ResponseRecord) -> dict[str, Any]:
         facts,
         status=record.status,  # type: ignore[arg-type]  # stored statuses are the wire's own
         output=parts.get("output", []),
-        usage=parts.get("usage"),
+        usage=parts.get("usage") or usage_object(),
         error=parts.get("error"),
         completed_at=record.completed_at,
     )

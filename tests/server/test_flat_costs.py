@@ -152,11 +152,16 @@ def assert_flat(each: list[Costs]) -> None:
 async def test_a_chain_of_a_thousand_turns_costs_the_same_to_its_end(
     serve_app: Any, tmp_path: Any, costs: Costs, memory: type[Executor]
 ) -> None:
-    """Statements, bytes, blobs, encodes and clones of a turn do not grow, with state by default and with hooks."""
+    """Statements, bytes, blobs, encodes and clones of a turn do not grow, with state by default and with hooks.
+
+    On disk all of them, with requests, responses and state, take less than 10 MB.
+    """
     site = await serve_app(remembering(memory("memory")), SqlStore(CostedDatabase(str(tmp_path / "a.db"), costs)))
     each = await chain(site, 1000, costs)
     assert_flat(each)
     assert_flat(each[:200])
+    await site.host.aclose()
+    assert (tmp_path / "a.db").stat().st_size < 10_000_000
 
 
 async def test_a_conversation_of_two_hundred_turns_costs_the_same_to_its_end(
