@@ -14,12 +14,11 @@ from agent_host.server.cancellation import to_its_end
 from agent_host.server.connection_memory import Unstored
 from agent_host.server.failures import homeless, unstored
 from agent_host.server.host import Host
-from agent_host.server.references import id_of
 from agent_host.server.turn import Answer, Ended, Outcome, Turn
 from agent_host.stores.records import ConversationMove, Item, OpenCall, ResponseRecord
 from agent_host.wire import problems
 from agent_host.wire.events import Event
-from agent_host.wire.input import items_json
+from agent_host.wire.input import id_of, items_json
 from agent_host.wire.request import stored_items
 from agent_host.wire.transcript import Transcript
 
