@@ -6,7 +6,7 @@
 - What is continued holds already what it was told: items that a request repeats are not heard again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,11 +138,10 @@ async def _new(
     items, ids = brought.items, {id for item in brought.items if (id := id_of(item)) is not None}
     if not ids:
         return _New(items)
-    held = held_items(await host.store.find_items(user, ids))
-    turns: dict[str, str] = {}
-    if not ids <= heard_since.keys() and (held or brought.was_compacted):
-        heard = await host.store.read_heard(user, commit_id, ids - heard_since.keys())
-        turns = {id: turn.response_id for turn in reversed(heard) for id in turn.items}
+    turns = await host.heard.at(user, commit_id)
+    if ids.isdisjoint(turns) and ids.isdisjoint(heard_since):
+        return _New(items)
+    known = {**await _said_by(host, user, {turns[id] for id in ids & turns.keys()}), **heard_since}
     new: list[InputItem] = []
     calls: list[str] = []
     for item in items:
@@ -150,19 +149,17 @@ async def _new(
         if id is None or not (id in turns or id in heard_since):
             new.append(item)
             continue
-        if id in held and _differs(item, held[id]):
-            # Elsewhere the user may have used the id for something else: what was heard here counts.
-            here = heard_since[id] if id in heard_since else await _said_in(host, user, turns[id], id)
-            if here is not None and _differs(item, here):
-                raise problems.duplicate_item(id)
+        first = known.get(id)
+        if first is not None and _differs(item, first):
+            raise problems.duplicate_item(id)
         calls += [called] if (called := questions.called_by(item)) is not None else []
     return _New(tuple(new), tuple(calls))
 
 
-async def _said_in(host: Host, user: str, response_id: str, id: str) -> Json | None:
-    """The item of this id in one response, if that is stored and holds it."""
-    record = await host.store.read_response(user, response_id)
-    return held_items({id: (record.input, record.body)}).get(id) if record is not None else None
+async def _said_by(host: Host, user: str, response_ids: Collection[str]) -> dict[str, Json]:
+    """The items of these responses by their ids, as far as they are stored."""
+    records = [await host.store.read_response(user, response_id) for response_id in response_ids]
+    return held_items({id: (each.input, each.body) for each in records if each is not None for id in each.items})
 
 
 def _differs(item: InputItem, stored: Json) -> bool:

@@ -19,14 +19,12 @@ _decode = msgspec.json.Decoder().decode
 class Resolved:
     """Items without references and compactions, each id once.
 
-    `commit` is what a compaction at their head has kept, `heard` the ids of those that its state has heard;
-    `was_compacted`: some of them stood in compactions.
+    `commit` is what a compaction at their head has kept, `heard` the ids of those that its state has heard.
     """
 
     items: tuple[InputItem, ...]
     commit: str | None = None
     heard: tuple[str, ...] = ()
-    was_compacted: bool = False
 
 
 async def resolve_references(store: Store, user: str, items: Sequence[InputItem]) -> Resolved:
@@ -80,7 +78,7 @@ def _in_place(items: Sequence[InputItem], inside: Mapping[str, _Compacted]) -> R
             head = made_of
         found += here
     commit, heard = (head.commit, head.heard) if head is not None else (None, ())
-    return Resolved(without_repeats(found), commit, heard, was_compacted=True)
+    return Resolved(without_repeats(found), commit, heard)
 
 
 def _stands_in(compacted: Mapping[str, InputItem], item: InputItem) -> bool:
