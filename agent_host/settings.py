@@ -84,7 +84,7 @@ def duration(text: str) -> float:
     if text == "forever":
         return 0.0
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw]?)", text)
-    if found is None:
+    if found is None or float(found[1]) == 0:
         raise SettingsError(f"{text!r} is no time. Say how many seconds, or 12h, 30d, 8w or forever.")
     return float(found[1]) * _UNITS[found[2] or "s"]
 

@@ -5,11 +5,13 @@ import json
 import tempfile
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import click
 
 from agent_host.errors import StoreLockedError
+from agent_host.server.retention import LOG_KEPT_FOR
 from agent_host.settings import Settings, duration
 from agent_host.stores import open_store, sqlite_copy, store_file
 from agent_host.stores.retention import Collected, collect
@@ -28,15 +30,16 @@ def gc(store: str, keep_responses: str | None, dry_run: bool, shrink: bool, as_j
     """
     path = store_file(store)
     keep = Settings().keep_responses if keep_responses is None else duration(keep_responses)
-    before = time.time() - keep if keep else None
+    now = time.time()
+    collect_ = partial(_collect, before=now - keep if keep else None, ended_before=now - LOG_KEPT_FOR)
     if dry_run:
         with tempfile.TemporaryDirectory() as folder:
             copy = str(Path(folder) / "copy.db")
             sqlite_copy.back_up(path, copy)
-            collected = asyncio.run(_collect(copy, before))
+            collected = asyncio.run(collect_(copy))
     else:
         try:
-            collected = asyncio.run(_collect(path, before))
+            collected = asyncio.run(collect_(path))
         except StoreLockedError as error:
             raise StoreLockedError(
                 f"{error} A server forgets by itself from time to time; --dry-run tells what would go meanwhile."
@@ -49,10 +52,10 @@ def gc(store: str, keep_responses: str | None, dry_run: bool, shrink: bool, as_j
         click.echo(f"{'Would go' if dry_run else 'Gone'}: {collected.summary}")
 
 
-async def _collect(path: str, before: float | None) -> Collected:
+async def _collect(path: str, before: float | None, ended_before: float) -> Collected:
     store = open_store(path)
     try:
         await store.open()
-        return await collect(store, before)
+        return await collect(store, before, ended_before=ended_before)
     finally:
         await store.aclose()

@@ -85,14 +85,19 @@ def serve(
         )
     settings = replace(settings, expose_errors=settings.is_local)
     logs.configure(log_level)
-    # A stream that is cut off stays without an end on purpose, and has a line of its own in the log.
-    logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing" not in record.getMessage())
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     workflow = load_workflow(target)
     address = store_url or default_store(workflow)
     app = create_app(workflow, address, settings=settings)
     listening = _bind(settings)
     with asyncio.Runner(loop_factory=uvicorn.Config(app, log_config=None).get_loop_factory()) as runner:
         runner.run(_serve(app, app.state.agent_host, listening, address))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether uvicorn tells what no line of ours tells: a stream that was cut off, or a turn that was left behind."""
+    message = record.getMessage()
+    return "without completing" not in message and not message.startswith("Cancel ")
 
 
 def _bind(settings: Settings) -> socket.socket:
@@ -136,7 +141,7 @@ async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -
         ws=_WebSocket,
         ws_max_size=host.settings.max_body_bytes,
         proxy_headers=False,
-        # A client that does not read its answer must not keep the process alive.
+        # A turn that cannot be cut off must not keep the process alive.
         timeout_graceful_shutdown=host.settings.shutdown_grace + CUT_PATIENCE + LAST_WORDS,  # type: ignore[arg-type]  # a float will do
     )
     server = _Server(config, host)
@@ -204,6 +209,12 @@ class _Server(uvicorn.Server):
         self._draining = self._loop.create_task(self._drain())
 
     async def _drain(self) -> None:
-        log.info("stopping; %d running turns get %g s", self._host.runs.running, self._host.settings.shutdown_grace)
+        grace = self._host.settings.shutdown_grace
+        log.info("stopping; %d running turns get %g s", self._host.runs.running, grace)
+        until = self._loop.time() + grace
         self.should_exit = True
         await self._host.drain()
+        await asyncio.sleep(max(until - self._loop.time(), LAST_WORDS))
+        # Clients that have not taken their answers by now must not keep the process alive.
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()

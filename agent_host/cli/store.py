@@ -1,6 +1,7 @@
 """`agent-host store`: look into a store, copy it, and take single conversations out of it and into another."""
 
 import asyncio
+import errno
 import json
 import os
 import time
@@ -12,10 +13,13 @@ from typing import BinaryIO, TypeVar
 
 import click
 
+from agent_host.cli.imported import check_content
+from agent_host.cli.screen import harmless
 from agent_host.errors import StoreError
 from agent_host.settings import DAY
 from agent_host.stores import Store, open_store, sqlite_copy, store_file
 from agent_host.stores.archive import Archive, read_archive, write_archive
+from agent_host.stores.new_file import check_name, new_file
 from agent_host.stores.records import Description
 from agent_host.stores.retention import in_words
 
@@ -79,11 +83,24 @@ def _page(found: Description, log: int, now: float) -> Iterable[str]:
 def backup(store: str, file: str, force: bool) -> None:
     """Copy a store to FILE as it is at this moment.
 
-    Works beside a server. The copy is checked. It is a store like any other: give it to serve, or put it in the place
-    of the one that it was made of.
+    Works beside a server. The copy is checked. It is a store like any other: give it to serve, or bring it back with
+    restore; never copy it over a store, whose log would be played back into it.
     """
     size = sqlite_copy.back_up(store_file(store), file, replace=force)
     click.echo(f"{file}: {in_words(size)}")
+
+
+@store.command()
+@click.argument("backup", metavar="BACKUP")
+@_store
+def restore(backup: str, store: str) -> None:
+    """Let STORE be again what it was when BACKUP was made.
+
+    What was stored since then is lost. No server may use STORE meanwhile. It may be damaged, or not be there.
+    """
+    path = store_file(store, is_there=False)
+    size = sqlite_copy.back_up(store_file(backup), path, replace=True)
+    click.echo(f"{path}: {in_words(size)}")
 
 
 @store.command()
@@ -99,30 +116,29 @@ def export(store: str, id: str, file: str | None, user: str, force: bool) -> Non
     that holds all that was said and the state of the workflow. Only you may read it. Without FILE it is written to
     standard output.
     """
-    archive = asyncio.run(_with(store_file(store), True, lambda opened: opened.read_archive(user, id)))
+    path = store_file(store)
+    if file is not None:
+        check_name(file, path, replace=force)
+    archive = asyncio.run(_with(path, True, lambda opened: opened.read_archive(user, id)))
     if archive is None:
         whose = f" of user {user!r}" if user else ""
         raise StoreError(f"There is no finished response and no conversation {id!r}{whose} in {store}.")
     if file is None:
-        for line in write_archive(archive):
-            click.echo(line, nl=False)
+        _write_out(archive)
     else:
-        _write_file(archive, file, force)
+        with new_file(file) as part, open(part, "wb") as out:
+            out.writelines(write_archive(archive))
         click.echo(f"{file}: {_counted(archive)}")
 
 
-def _write_file(archive: Archive, file: str, force: bool) -> None:
-    if force:
-        with suppress(FileNotFoundError):
-            os.unlink(file)
+def _write_out(archive: Archive) -> None:
     try:
-        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        raise StoreError(f"{file} is there already. Name another file, or replace it with --force.") from None
+        for line in write_archive(archive):
+            click.echo(line, nl=False)
     except OSError as error:
-        raise StoreError(f"{file} cannot be written: {error.strerror}.") from None
-    with os.fdopen(handle, "wb") as out:
-        out.writelines(write_archive(archive))
+        if error.errno == errno.EPIPE:  # whoever has read enough need not be told
+            raise
+        raise StoreError(f"The conversation cannot be written: {error.strerror}. Send it elsewhere.") from error
 
 
 @store.command("import")
@@ -136,8 +152,9 @@ def import_(store: str, file: BinaryIO, user: str) -> None:
     file may be imported again. Check where a file comes from: what it says was said is believed.
     """
     archive = read_archive(file)
+    check_content(archive)
     is_new = asyncio.run(_with(store_file(store), False, lambda opened: opened.add_archive(user, archive)))
-    click.echo(f"{archive.id}: {_counted(archive) if is_new else 'was there already'}")
+    click.echo(f"{harmless(archive.id)}: {_counted(archive) if is_new else 'was there already'}")
 
 
 def _counted(archive: Archive) -> str:

@@ -94,17 +94,19 @@ class BackgroundTurns:
             stop.request()
         task.add_done_callback(lambda _: self._has_ended(key))
 
+    def lose(self, key: Key) -> None:
+        """End the work on a turn that is this process's no more."""
+        work = self._works.get(key)
+        if work is not None:
+            work.task.cancel()
+
     def _has_ended(self, key: Key) -> None:
         self._works.pop(key, None)
         self._ring(key)
 
-    async def start(self, take_up: TakeUp) -> None:
-        """Take up what is left behind, now and from time to time, and renew leases."""
+    def start(self, take_up: TakeUp) -> None:
+        """From now on take up what is left behind, and renew leases."""
         self._keeper = asyncio.get_running_loop().create_task(self._keep(take_up))
-        try:
-            await self.sweep(take_up)
-        except StoreError as error:
-            log.error("turns that were left behind are looked for again in a moment: %s", error)
 
     def stop(self) -> None:
         """Let every turn end after the superstep it is in."""
@@ -125,34 +127,39 @@ class BackgroundTurns:
             with contextlib.suppress(asyncio.CancelledError):
                 await keeper
 
-    async def give_back(self, key: Key) -> None:
+    async def give_back(self, key: Key, *, has_begun: bool) -> None:
         """Leave a turn in order: the next process need not wait for it, and does not count this one as dead."""
         self.left += self._stopping
         user, response_id = key
         reached(CrashPoint.GIVING_BACK)
         try:
-            await self._store.give_back(user, response_id, self.owner)
+            await self._store.give_back(user, response_id, self.owner, has_begun=has_begun)
         except StoreError as error:
             log.warning("%s is taken up again when its lease has lapsed: %s", response_id, error)
 
     async def _keep(self, take_up: TakeUp) -> None:
         while True:
-            await asyncio.sleep(RENEW_EVERY)
             try:
-                if self._works:
-                    lost = await self._store.renew(self.owner, list(self._works), self._clock() + LEASE)
-                    for key in lost & self._works.keys():
-                        self._works[key].task.cancel()
+                await self._renew()
                 await self.sweep(take_up)
+            except StoreError as error:
+                log.error("background turns are looked after again in a moment: %s", error)
             except Exception:  # it is tried again in a moment; turns guard their own writes
-                log.exception("leases of background turns could not be renewed")
+                log.exception("background turns are looked after again in a moment")
+            await asyncio.sleep(RENEW_EVERY)
 
-    async def sweep(self, take_up: TakeUp) -> None:
-        """Take up the turns that nobody works on."""
+    async def _renew(self) -> None:
+        if self._works:
+            for key in await self._store.renew(self.owner, list(self._works), self._clock() + LEASE):
+                self.lose(key)
+
+    async def sweep(self, take_up: TakeUp, only: Key | None = None) -> None:
+        """Take up the turns that nobody works on, or one of them."""
         if self._stopping:
             return
         for lapsed in await self._store.lapsed(self._clock()):
-            if (lapsed.user, lapsed.turn.id) not in self._works:
+            key = (lapsed.user, lapsed.turn.id)
+            if key not in self._works and only in (None, key):
                 try:
                     await take_up(lapsed.user, lapsed.turn)
                 except Exception:  # one turn that cannot be taken up must not keep the host from the others

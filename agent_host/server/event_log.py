@@ -8,8 +8,8 @@ a crash, and the number of transactions does not grow with the number of events.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import msgspec
 
@@ -83,10 +83,11 @@ class TurnLog:
         self._log = log
         self.user = user
         self.guard = guard
-        self.lost = False
+        self.has_begun = False
+        self.is_lost = False
         self._told: list[bytes] = []
         self._size = 0
-        self._writing = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     @property
     def key(self) -> Key:
@@ -100,20 +101,51 @@ class TurnLog:
             self._size += len(encoded)
         self._log.wants_flush(self, at_once=self._size >= FLUSH_SIZE)
 
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[Append]:
+        """Be the turn's only writer: the guard of the next write, and all that was told until now."""
+        async with self._lock:
+            yield Append(self.user, self.guard, tuple(self._told))
+
+    def written(self, events: int) -> None:
+        """Know that so many more of the told events are stored. For the turn's writer."""
+        self.guard = self.guard.after(events)
+        del self._told[:events]
+        self._size = sum(map(len, self._told))
+        self._log.bells.ring(self.key)
+        if self._told:
+            self._log.wants_flush(self, at_once=False)
+
+    async def begin(self) -> None:
+        """Count an attempt at the turn, with what was told until now. Nothing of the workflow may run before."""
+
+        async def begin() -> None:
+            async with self.writing() as told:
+                await self._log.store.begin(self.user, told.guard, told.events)
+                self.has_begun = True
+                self.written(len(told.events))
+
+        await self._insist(lambda: to_its_end_first(begin()))
+
     async def step(self, commits: Sequence[Commit]) -> None:
         """Store a superstep's commits with what was told until now."""
 
         async def step() -> None:
-            events = tuple(self._told)
-            await self._log.store.step(self.user, self.guard, commits, events)
-            self._written(len(events))
+            async with self.writing() as told:
+                await self._log.store.step(self.user, told.guard, commits, told.events)
+                self.written(len(told.events))
 
         # Whether it was stored must be known also if the turn is cancelled meanwhile.
         await self._insist(lambda: to_its_end_first(step()))
 
     async def record(self, entries: Mapping[str, bytes]) -> None:
         """Note what is finished of the superstep that runs."""
-        await self._insist(lambda: self._log.store.record(self.user, self.guard, entries))
+
+        async def record() -> None:
+            async with self.writing() as told:
+                await self._log.store.record(self.user, told.guard, entries)
+
+        await self._insist(record)
         reached(CrashPoint.NOTED)
 
     async def _insist(self, write: Callable[[], Awaitable[None]]) -> None:
@@ -121,8 +153,7 @@ class TurnLog:
         tries = 1
         while True:
             try:
-                async with self._writing:
-                    await write()
+                await write()
                 return
             except StoreError as error:
                 if tries == MOST_TRIES or isinstance(error, LASTING):
@@ -141,54 +172,33 @@ class TurnLog:
         key: IdempotencyKey | None,
     ) -> None:
         """Store the end of the turn with everything that was told, and `last` behind it. Must not be cancelled."""
-        async with self._writing:
-            told = tuple(self._told)
-            events = (*told, *map(_json, last))
+        async with self.writing() as told:
+            events = (*told.events, *map(_json, last))
             await self._log.store.finish(
-                self.user, record, commits, guard=self.guard, events=events, move=move, key=key
+                self.user, record, commits, guard=told.guard, events=events, move=move, key=key
             )
-            self._written(len(told))
+            self.written(len(told.events))
         self._log.forget(self)
 
     async def close(self) -> None:
         """Write what was told until now, unless the turn has another owner, and then nothing more."""
-        async with self._writing:
-            if self._told:
+        async with self.writing() as last:
+            if last.events:
                 with contextlib.suppress(StoreError):  # whoever goes on with the turn tells it again
-                    await self._log.store.append([Append(self.user, self.guard, tuple(self._told))])
+                    await self._log.store.append([last])
             self._told.clear()
         self._log.forget(self)
 
-    def _written(self, count: int) -> None:
-        self.guard = self.guard.after(count)
-        del self._told[:count]
-        self._size = sum(map(len, self._told))
-        self._log.bells.ring(self.key)
-        if self._told:
-            self._log.wants_flush(self, at_once=False)
-
-    def append(self) -> Append | None:
-        """What is to be written, if nothing of this turn is being written now; it then belongs to the caller."""
-        if self._writing.locked() or not self._told:
-            return None
-        return Append(self.user, self.guard, tuple(self._told))
-
-    async def hold(self) -> None:
-        """Let nothing else of this turn be written until `let_go`."""
-        await self._writing.acquire()
-
-    def let_go(self, written: Append | None) -> None:
-        """End of `hold`; what was `written` is."""
-        self._writing.release()
-        if written is not None:
-            self._written(len(written.events))
-
 
 class EventLog:
-    """Writes what background turns tell: one transaction for all of them at a time."""
+    """Writes what background turns tell: one transaction for all of them at a time.
 
-    def __init__(self, store: Store) -> None:
+    `lose` hears of a turn that has another owner now, or none: this process's work on it is in vain.
+    """
+
+    def __init__(self, store: Store, lose: Callable[[Key], None] = lambda _: None) -> None:
         self.store = store
+        self._lose = lose
         self.bells = Bells()
         self._waiting: dict[Key, TurnLog] = {}
         self._wake = asyncio.Event()
@@ -231,27 +241,29 @@ class EventLog:
     async def _flush(self) -> bool:
         """Write what is waiting; False if it waits on."""
         turns, self._waiting = self._waiting, {}
-        batch: list[tuple[TurnLog, Append]] = []
-        for turn in turns.values():
-            append = turn.append()
-            if append is not None:
-                await turn.hold()
-                batch.append((turn, append))
-        if not batch:
-            return True
-        lost: set[str] | None = None
+        is_written = False
         try:
-            lost = await self.store.append([append for _, append in batch])
-            reached(CrashPoint.APPENDED)
+            await self._append(turns.values())
+            is_written = True
         except StoreError as error:
-            log.error("events of %d background turns could not be written yet: %s", len(batch), error)
+            log.error("events of %d background turns could not be written yet: %s", len(turns), error)
         except Exception:  # the turn's own write says so to its client; the events are tried again
-            log.exception("events of %d background turns could not be written yet", len(batch))
+            log.exception("events of %d background turns could not be written yet", len(turns))
         finally:
+            if not is_written:
+                self._waiting = turns | self._waiting
+                self._wake.set()
+        return is_written
+
+    async def _append(self, turns: Iterable[TurnLog]) -> None:
+        async with contextlib.AsyncExitStack() as writers:
+            held = [(turn, await writers.enter_async_context(turn.writing())) for turn in turns]
+            batch = [(turn, append) for turn, append in held if append.events and not turn.is_lost]
+            lost = await self.store.append([append for _, append in batch]) if batch else set()
+            reached(CrashPoint.APPENDED)
             for turn, append in batch:
-                turn.lost = turn.lost or (lost is not None and turn.guard.response_id in lost)
-                turn.let_go(append if lost is not None and not turn.lost else None)
-        if lost is None:
-            self._waiting.update((turn.key, turn) for turn, _ in batch)
-            self._wake.set()
-        return lost is not None
+                if turn.guard.response_id in lost:
+                    turn.is_lost = True
+                    self._lose(turn.key)
+                else:
+                    turn.written(len(append.events))

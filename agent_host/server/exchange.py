@@ -44,12 +44,13 @@ class Exchange:
         await self._send(message)
 
     async def body(self) -> bytes:
-        """The request's body, up to the host's limit."""
+        """The request's body, up to the host's limit. The host that goes down does not wait for the rest of it."""
         limit = self.host.settings.max_body_bytes
         chunks: list[bytes] = []
         size = 0
         while True:
-            message = await self.receive()
+            with self.host.runs.interruptible():
+                message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             chunk = message.get("body", b"")

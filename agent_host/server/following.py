@@ -5,12 +5,13 @@ of the last event it has seen misses nothing and sees nothing twice.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import msgspec
 
-from agent_host.errors import StoreClosedError
+from agent_host.errors import StoreClosedError, StoreError
 from agent_host.server.host import Host
 from agent_host.server.stored import response_of
 from agent_host.wire import events, sse
@@ -18,7 +19,11 @@ from agent_host.wire.replay import replay
 
 BATCH = 256
 POLL = 0.5
-"""Seconds between two looks at a turn that runs in another process."""
+"""Seconds between two looks at a turn that runs in another process, or at a store that has failed."""
+MOST_TRIES = 20
+"""How often a store that fails is looked at before a stream is broken off."""
+
+log = logging.getLogger("agent_host")
 
 _json = msgspec.json.Encoder().encode
 _TERMINAL = tuple(f'{{"type":"{kind}"'.encode() for kind in sorted(events.TERMINAL))
@@ -44,12 +49,10 @@ async def _frames(host: Host, user: str, response_id: str, after: int) -> AsyncI
         is_here = host.background.work_of((user, response_id)) is not None
         wait = keep_alive if is_here else min(POLL, keep_alive)
         with host.events.bells.listening((user, response_id)) as bell:
-            found = await host.store.read_events(user, response_id, after, BATCH)
-            if not found and not await host.store.is_in_flight(user, response_id):
-                found = await _remaining(host, user, response_id, after)
-                if not found:
-                    return
-            if not found:
+            found = await _news(host, user, response_id, after)
+            if found == []:
+                return
+            if found is None:
                 if host.runs.draining and not is_here:
                     return
                 await asyncio.wait([bell], timeout=wait)
@@ -63,6 +66,28 @@ async def _frames(host: Host, user: str, response_id: str, after: int) -> AsyncI
             if host.settings.keep_alive and silent >= host.settings.keep_alive:
                 silent = 0.0
                 yield sse.KEEP_ALIVE
+
+
+async def _news(host: Host, user: str, response_id: str, after: int) -> list[bytes] | None:
+    """The events behind a sequence number: none if there are no more, None if there are none yet.
+
+    Raises `StoreError` if the store does not answer for `MOST_TRIES` times `POLL`.
+    """
+    tries = 1
+    while True:
+        try:
+            found = await host.store.read_events(user, response_id, after, BATCH)
+            if not found and await host.store.is_in_flight(user, response_id):
+                return None
+            return found or await _remaining(host, user, response_id, after)
+        except StoreClosedError:
+            raise
+        except StoreError as error:
+            if tries == MOST_TRIES:
+                raise
+            log.warning("those who follow %s wait for the store: %s", response_id, error)
+        tries += 1
+        await asyncio.sleep(POLL)
 
 
 async def _remaining(host: Host, user: str, response_id: str, after: int) -> list[bytes]:

@@ -69,7 +69,7 @@ class Host:
         self.sources = sources or Sources()
         self.tokenizer = tokenizer
         self.runs = Runs(settings.max_concurrent_turns, settings.max_waiting_turns)
-        self.events = EventLog(store)
+        self.events = EventLog(store, lambda key: self.background.lose(key))
         self.background = BackgroundTurns(store, self.sources.clock, self.events.bells.ring)
         self.retention = Retention(store, settings.keep_responses, self.sources.clock)
         self.questions: list[dict[str, Any]] = []
@@ -111,7 +111,7 @@ class Host:
                 self._root = root_view(definition.root)
                 self._definition = definition
                 if self._take_up is not None:
-                    await self.background.start(self._take_up)
+                    self.background.start(self._take_up)
                 self.retention.start([definition.root.id])
 
     async def aclose(self) -> None:
@@ -164,8 +164,9 @@ class Host:
 
     async def settle_lapsed(self, user: str, response_id: str) -> None:
         """If a background turn in flight was left behind by a process that is gone, go on with it now."""
-        if self._take_up is not None and self.background.work_of((user, response_id)) is None:
-            await self.background.sweep(self._take_up)
+        key = (user, response_id)
+        if self._take_up is not None and self.background.work_of(key) is None:
+            await self.background.sweep(self._take_up, only=key)
 
     def remember(self, user: str, view: View) -> None:
         """Keep a view for the turn that continues it."""

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 
 from agent_host.stores.base import Store
 from agent_host.stores.records import CommitName, Freed
@@ -60,12 +61,11 @@ class Retention:
     async def round(self, roots: Collection[str]) -> Collected:
         """Forget once, and note which commits are to go in the next round."""
         now = self._clock()
-        await self._store.expire(now - LOG_KEPT_FOR, now - LOG_KEPT_FOR)
-        responses, compactions = await forget(self._store, now - self._keep if self._keep else None)
+        collected = await forget(self._store, now - self._keep if self._keep else None, now - LOG_KEPT_FOR)
         commits = await prune(self._store, self._unneeded, roots)
         blobs = await self._store.collect_blobs() if commits.count else Freed()
         self._unneeded = await self._store.unneeded_commits(MOST_COMMITS, roots)
-        return Collected(responses, commits, blobs, compactions)
+        return replace(collected, commits=commits, blobs=blobs)
 
     async def _run(self, roots: Collection[str]) -> None:
         await self._sleep(FIRST_AFTER)

@@ -25,6 +25,7 @@ class Runs:
         self._limit = limit
         self._waiting_limit = waiting_limit
         self._running: set[asyncio.Task[object]] = set()
+        self._interruptible: set[asyncio.Task[object]] = set()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._taken = 0
         self._expected = 0
@@ -94,6 +95,22 @@ class Runs:
             self._running.discard(task)
             self._give_back()
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """What the current task waits for in here is cancelled as soon as the host goes down.
+
+        Raises `StoreClosedError` if it is going down already.
+        """
+        if self.draining:
+            raise StoreClosedError("The host is shutting down.")
+        task = asyncio.current_task()
+        assert task is not None
+        self._interruptible.add(task)
+        try:
+            yield
+        finally:
+            self._interruptible.discard(task)
+
     def _give_back(self) -> None:
         self._taken -= 1
         self._admit_next()
@@ -126,6 +143,8 @@ class Runs:
         A handler that blocks a thread cannot be cut off: it is not waited for, and of its turn nothing is kept.
         """
         self._going_down.set()
+        for task in self._interruptible:
+            task.cancel()
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

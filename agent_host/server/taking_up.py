@@ -30,7 +30,7 @@ from agent_host.wire.transcript import IllegalMove, Transcript
 log = logging.getLogger("agent_host")
 
 ATTEMPTS = 3
-"""How often a turn is begun in all, if each time its process dies or its end cannot be stored."""
+"""How often a turn begins at one place, if each time its process dies or its end cannot be stored."""
 _READ_AT_ONCE = 1000
 
 
@@ -59,7 +59,7 @@ async def _go_on(host: Host, user: str, taken: TurnInFlight) -> None:
     if reason is not None:
         await _end(host, turn, Outcome("failed", turn.start.view, error=abandoned(reason)))
         return
-    log.info("%s is taken up again, attempt %d", taken.id, taken.attempt)
+    log.info("%s is taken up again, attempt %d", taken.id, taken.attempt + 1)
     assert turn.log is not None
     if turn.transcript.status == "queued" and taken.last_sequence < 0:
         turn.log.tell([*turn.transcript.created(), *turn.transcript.queued()])
@@ -74,7 +74,7 @@ async def _in_order(host: Host, user: str, taken: TurnInFlight) -> AsyncIterator
     try:
         yield
     except StoreError:
-        await host.background.give_back((user, taken.id))
+        await host.background.give_back((user, taken.id), has_begun=False)
         raise
 
 
@@ -136,7 +136,7 @@ async def _where_it_stands(host: Host, turn: Turn, taken: TurnInFlight) -> Turn:
 
 def _obstacle(host: Host, taken: TurnInFlight) -> str | None:
     """Why a turn cannot go on here; None if it can."""
-    if taken.attempt > ATTEMPTS:
+    if taken.attempt >= ATTEMPTS:
         return f"it was begun {ATTEMPTS} times and did not come to its end"
     stored = read_request(taken.request)
     if stored.workflow != host.workflow.name:

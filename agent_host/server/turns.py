@@ -18,6 +18,7 @@ from agent_host.errors import (
     GuardLostError,
     StoreClosedError,
     StoreError,
+    StoreLimitError,
     TurnConflictError,
 )
 from agent_host.foundry.identity import Identity
@@ -91,6 +92,8 @@ async def work(host: Host, turn: Turn, answer: Answer) -> Ended | None:
             outcome = cut_off(host, turn)
         except GuardLostError:
             outcome = None
+        except StoreError as error:
+            outcome = unread(host, turn, error)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 - the boundary to the user's code: the turn ends as failed
@@ -210,6 +213,7 @@ class LogAnswer:
 
     def __init__(self, turn: Turn) -> None:
         assert turn.log is not None
+        self.log = turn.log
         self.tell = turn.log.tell
 
     def show(self, event: WorkflowEvent) -> None:
@@ -259,9 +263,12 @@ async def work_in_background(host: Host, turn: Turn) -> None:
     try:
         async with host.runs.place(accepted=True):
             _tell_begun(turn, answer)
+            await answer.log.begin()
             ended = await work(host, turn, answer)
     except StoreClosedError:
         pass  # it waited for a place when the host went down
+    except StoreError as error:
+        log.warning("background turn %s begins later: %s", turn.facts.id, error)
     except asyncio.CancelledError:
         outcome = cut_off(host, turn)
         if outcome is not None:
@@ -277,7 +284,7 @@ async def _leave(host: Host, turn: Turn) -> None:
     assert turn.log is not None
     await turn.log.close()
     if host.runs.draining:
-        await host.background.give_back((turn.who.user, turn.facts.id))
+        await host.background.give_back((turn.who.user, turn.facts.id), has_begun=turn.log.has_begun)
 
 
 # --- When it does not come to rest ----------------------------------------------------------------------------------
@@ -296,6 +303,14 @@ def cut_off(host: Host, turn: Turn) -> Outcome | None:
         host.runs.cut_off += 1
         return Outcome("failed", turn.start.view, error=stopped())
     return Outcome("cancelled", turn.start.view)
+
+
+def unread(host: Host, turn: Turn, error: StoreError) -> Outcome | None:
+    """How a turn ends whose store has failed it: a background turn is left as it is, for another attempt."""
+    if not turn.is_background or isinstance(error, (StoreLimitError, TurnConflictError)):  # so is every later attempt
+        return failed(host, turn, error)
+    log.error("background turn %s is begun again: %s", turn.facts.id, error)
+    return None
 
 
 def failed(host: Host, turn: Turn, error: BaseException) -> Outcome:

@@ -37,10 +37,10 @@ def open_store(url: str, *, read_only: bool = False) -> Store:
     return SqlStore(SqliteDatabase(path, read_only=read_only))
 
 
-def store_file(url: str) -> str:
-    """The file of a store that is there already; raises `StoreError` for a store in memory and for no file."""
+def store_file(url: str, *, is_there: bool = True) -> str:
+    """The file of a store; raises `StoreError` for a store in memory, and for no file unless it may be missing."""
     path = _sqlite_path(url)
-    if path is None or not os.path.isfile(path):
+    if path is None or (is_there and not os.path.isfile(path)):
         raise StoreError(f"There is no store at {url}. Name the file of one that a server has written.")
     return path
 

@@ -2,7 +2,7 @@
 
 The file is text, one JSON object a line; bytes are in base64. The first line names the format and its version, the last
 one the number of lines before it and a hash of them. Between them stand, in this order, commits (parents first), blobs,
-responses, and the conversation with its items. `kind` says what a line is.
+responses, questions of deleted ones, and the conversation with its items. `kind` says what a line is.
 
 Rule 1: nothing in a file is trusted. What is not of the right type, does not have its hash, or needs something that the
 file does not have, is refused before anything is stored.
@@ -16,12 +16,26 @@ from typing import Literal, NoReturn
 
 import msgspec
 
-from agent_host.engine.checkpoint import Commit, blob_hash, body_references, cell_references
+from agent_host.engine.checkpoint import (
+    BLOB,
+    HASH_SIZE,
+    INLINE,
+    Commit,
+    blob_hash,
+    body_references,
+    cell_references,
+)
 from agent_host.errors import StoreFormatError
 from agent_host.stores.records import Conversation, Item, ResponseRecord
 
 FORMAT = "agent_host conversation"
 VERSION = 1
+COPY = "_copy"
+"""How the id of a copy of a root ends."""
+
+_ROOT = "chk_root"
+_LARGEST = 253_402_300_799
+"""The last second that a date can name; nothing counts as far."""
 
 
 class _Line(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
@@ -73,6 +87,15 @@ class _Response(_Line, frozen=True, tag="response"):
     record: ResponseRecord
 
 
+class ArchivedCall(_Line, frozen=True, tag="call"):
+    """A question that is open at a commit, asked by a response that was deleted since."""
+
+    response_id: str
+    commit: str
+    call_id: str
+    request_id: str
+
+
 class _Conversation(_Line, frozen=True, tag="conversation"):
     conversation: Conversation
 
@@ -95,11 +118,12 @@ class Archive:
     responses: tuple[ResponseRecord, ...]
     conversation: Conversation | None = None
     items: tuple[tuple[Item, bool], ...] = ()
+    calls: tuple[ArchivedCall, ...] = ()
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(
-    _Head | _End | ArchivedCommit | _Blob | _Response | _Conversation | _Item
+    _Head | _End | ArchivedCommit | _Blob | _Response | ArchivedCall | _Conversation | _Item
 ).decode  # fmt: skip
 
 
@@ -119,6 +143,7 @@ def _lines(archive: Archive) -> Iterator[_Line]:
     yield from archive.commits
     yield from (_Blob(hash_, body) for hash_, body in archive.blobs.items())
     yield from (_Response(record) for record in archive.responses)
+    yield from archive.calls
     if archive.conversation is not None:
         yield _Conversation(archive.conversation)
     yield from (_Item(item, waiting) for item, waiting in archive.items)
@@ -183,28 +208,67 @@ def _assembled(id: str, found: Mapping[type[_Line], list[_Line]]) -> Archive:
         tuple(line.record for line in found.get(_Response, ()) if isinstance(line, _Response)),
         conversations[0] if conversations else None,
         tuple((line.item, line.waiting) for line in found.get(_Item, ()) if isinstance(line, _Item)),
+        tuple(line for line in found.get(ArchivedCall, ()) if isinstance(line, ArchivedCall)),
     )
 
 
 def _checked(archive: Archive) -> Archive:
-    """The same archive; raises `StoreFormatError` if it needs something that it does not have."""
+    """The same archive; raises `StoreFormatError` if it is not sound by itself, or needs something that it lacks."""
+    known = _check_commits(archive)
+    _check_responses(archive)
+    head = archive.conversation.head if archive.conversation is not None else None
+    ends = [record.commit for record in archive.responses] + [call.commit for call in archive.calls]
+    for end in (*ends, *([head] if head is not None else [])):
+        if end not in known:
+            _refuse(f"commit {end!r} is missing")
+    if archive.items and archive.conversation is None:
+        _refuse("it has items of a conversation, but not the conversation")
+    return archive
+
+
+def _check_commits(archive: Archive) -> set[str]:
+    """The ids of the commits."""
     known: set[str] = set()
     wanted: set[bytes] = set()
     for commit in archive.commits:
         if commit.id in known:
-            _refuse(f"commit {commit.id} stands in it twice")
+            _refuse(f"commit {commit.id!r} stands in it twice")
+        if commit.id.startswith(_ROOT) and not commit.id.endswith(COPY):
+            _refuse(f"commit {commit.id!r} has the id of a root, which belongs to no user")
         if not commit.complete and commit.parent not in known:
-            _refuse(f"commit {commit.id} needs commit {commit.parent}, which does not stand before it")
+            _refuse(f"commit {commit.id!r} needs commit {commit.parent!r}, which does not stand before it")
+        _check_numbers(f"commit {commit.id!r}", (commit.seq, commit.step, commit.distance, commit.created_at))
         known.add(commit.id)
-        wanted.update(hash_ for cell in commit.delta.values() if cell for hash_ in cell_references(cell))
+        cells = [cell for cell in commit.delta.values() if cell is not None]
+        if not all(cell[:1] == INLINE or (cell[:1] == BLOB and len(cell) == 1 + HASH_SIZE) for cell in cells):
+            _refuse(f"commit {commit.id!r} has a broken cell")
+        wanted.update(hash_ for cell in cells for hash_ in cell_references(cell))
     wanted.update(hash_ for body in archive.blobs.values() for hash_ in body_references(body))
     if missing := wanted - archive.blobs.keys():
         _refuse(f"the blob {min(missing).hex()} is missing")
-    ends = [record.commit for record in archive.responses]
-    head = archive.conversation.head if archive.conversation is not None else None
-    for end in (*ends, *([head] if head is not None else [])):
-        if end not in known:
-            _refuse(f"commit {end} is missing")
-    if archive.items and archive.conversation is None:
-        _refuse("it has items of a conversation, but not the conversation")
-    return archive
+    return known
+
+
+def _check_responses(archive: Archive) -> None:
+    waiting = {record.id for record in archive.responses}
+    if len(waiting) != len(archive.responses):
+        _refuse("a response stands in it twice")
+    for record in archive.responses:
+        if record.previous_response_id in waiting:
+            _refuse(f"response {record.id!r} continues {record.previous_response_id!r}, which does not stand before it")
+        waiting.remove(record.id)
+        _check_numbers(f"response {record.id!r}", (record.created_at, record.completed_at or 0))
+    conversation = archive.conversation
+    if conversation is not None:
+        _check_numbers(f"conversation {conversation.id!r}", (conversation.created_at,))
+    held = [record.id for record in archive.responses[-1:]] if conversation is None else [conversation.id]
+    ids = {record.id for record in archive.responses}
+    if any(call.response_id in ids for call in archive.calls):
+        _refuse("a question of one of its responses stands beside it")
+    if held != [archive.id]:
+        _refuse(f"what it is said to hold, {archive.id!r}, is not in it")
+
+
+def _check_numbers(owner: str, numbers: Iterable[float]) -> None:
+    if not all(0 <= number <= _LARGEST for number in numbers):
+        _refuse(f"{owner} has a number that is too large or negative")

@@ -165,12 +165,14 @@ class Store(Protocol):
          the moment `admit` has returned; of a foreground turn nothing needs to survive. `read_turn` gives a background
          turn in flight, `is_in_flight` tells without reading it whether there is one.
     R37  `release` takes back a turn that will not be finished; an unknown one is no error.
-    R38  `take` gives a turn a new owner until a time, counts the attempt and returns it with where it stands: if it is
-         queued, if its lease has lapsed at `now`, or if `by_force`. Else, and for an unknown turn, None. From then on
-         the guard of every former owner is void.
+    R38  `take` gives a turn a new owner until a time and returns it with where it stands: if it is queued, if its lease
+         has lapsed at `now`, or if `by_force`. Else, and for an unknown turn, None. From then on the guard of every
+         former owner is void.
+    R69  `begin` counts an attempt at a turn and stores the events behind those that are there, under the guard. What
+         waits for a place has not begun; a `step` that commits counts as the beginning of a first attempt.
     R39  `renew` moves the leases of the owner's turns; it tells the ids of those that are the owner's no more.
-    R59  `give_back` ends an owner's lease of a turn at once and takes the attempt back that `take` has counted: the
-         turn was left in order. For anybody but the owner it does nothing.
+    R59  `give_back` ends an owner's lease of a turn at once and, if it has begun, takes the attempt back that was
+         counted: the turn was left in order. For anybody but the owner it does nothing.
     R40  A write with a guard whose owner or last event is not the turn's raises `GuardLostError` and changes nothing.
     R41  `step` stores the commits with their blobs, the events behind those that are there, and moves the turn to the
          last commit: all of it or nothing, under the guard and under the conditions of R15.
@@ -190,7 +192,7 @@ class Store(Protocol):
     R47  `read_calls` gives the questions that responses have asked at a commit, in the order in which they were asked;
          `find_call` the commit at which a question is open, and None for an unknown question.
     R48  `find_items` gives, for ids of items, the bytes that hold them: the `input` and `body` of the response that
-         brought an item first, or the item of a conversation. Unknown ids are absent.
+         brought an item first of those that are stored, or the item of a conversation. Unknown ids are absent.
     R49  `find_key` gives the id of the response, finished or in flight, that was asked for under an idempotency key
          since a time, with the fingerprint of its request. A key that is used again after that time is as a new one; so
          is that of a deleted response.
@@ -212,8 +214,9 @@ class Store(Protocol):
 
     Compactions and retention:
     R57  `keep_compaction` stores what a handle stands for; `read_compaction` gives it back to its user alone.
-    R58  `expire` removes the events of responses that ended before a time (by `completed_at`, or else by their last
-         lease) and the idempotency keys that are older.
+    R58  `forget_events` removes the events of at most so many responses that ended before a time (by `completed_at`, or
+         else by their last lease), and `forget_keys` at most so many idempotency keys from before a time; the oldest
+         first, of every user.
     R60  `forget_responses` removes, as R46 does, at most so many of every user's responses that were created before a
          time, the oldest first. A response that has asked something to which no stored turn has an answer stays: a
          person may still answer it. What is in flight stays, and so do conversations with their items and state.
@@ -312,8 +315,12 @@ class Store(Protocol):
         """Move the leases of turns, named by user and response id; returns those that are lost (R39)."""
         ...
 
-    async def give_back(self, user: str, response_id: str, owner: str) -> None:
+    async def give_back(self, user: str, response_id: str, owner: str, *, has_begun: bool) -> None:
         """Leave a background turn to whoever takes it next (R59)."""
+        ...
+
+    async def begin(self, user: str, guard: Guard, events: Sequence[bytes]) -> None:
+        """Count an attempt at a background turn (R40, R69)."""
         ...
 
     async def step(self, user: str, guard: Guard, commits: Sequence[Commit], events: Sequence[bytes]) -> None:
@@ -421,8 +428,12 @@ class Store(Protocol):
         """What a compaction stands for (R57)."""
         ...
 
-    async def expire(self, events_before: float, keys_before: float) -> None:
-        """Remove what was kept for a while (R58)."""
+    async def forget_events(self, before: float, limit: int) -> Freed:
+        """Remove the events of responses that ended before a time; of how many (R58)."""
+        ...
+
+    async def forget_keys(self, before: float, limit: int) -> Freed:
+        """Remove the oldest idempotency keys from before a time; how many went (R58)."""
         ...
 
     async def forget_responses(self, before: float, limit: int) -> Freed:

@@ -9,7 +9,7 @@ not reach are removed, some at a time. Nothing stands still meanwhile, and no bl
 The mark takes about 100 bytes of memory for each blob that is needed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -20,6 +20,7 @@ from agent_host.stores.base import SYSTEM
 from agent_host.stores.database import Connection, Database
 from agent_host.stores.queries import QUERIES
 from agent_host.stores.records import Freed
+from agent_host.stores.retention_rows import MOST_BYTES
 
 _COMMITS_READ = 500
 _BLOBS_READ = 2_000
@@ -65,14 +66,13 @@ class BlobCollection:
     async def _sweep(self) -> None:
         for first in range(0, await self._database.read(_last_blob), _BLOBS_READ):
             unneeded = await self._database.read(partial(self._find_unneeded, behind=first))
-            for start in range(0, len(unneeded), _BLOBS_REMOVED):
-                some = unneeded[start : start + _BLOBS_REMOVED]
+            for some in _steps(unneeded):
                 self._last, freed = await self._database.write(partial(self._remove, unneeded=some))
                 self.freed += freed
 
-    def _find_unneeded(self, connection: Connection, behind: int) -> list[tuple[str, bytes]]:
+    def _find_unneeded(self, connection: Connection, behind: int) -> list[tuple[str, bytes, int]]:
         found = connection.execute(QUERIES["select_blob_names"], (behind, behind + _BLOBS_READ)).fetchall()
-        return [(own, hash_) for own, hash_ in found if not self._is_needed(own, hash_)]
+        return [(own, hash_, size) for own, hash_, size in found if not self._is_needed(own, hash_)]
 
     def _is_needed(self, own: str, hash_: bytes) -> bool:
         # What the system's partition holds is read by every user.
@@ -107,6 +107,20 @@ class BlobCollection:
                 bodies = rows.select_blobs(connection, own, waiting)
                 waiting = {child for body in bodies.values() for child in body_references(body)} - needed
         return last
+
+
+def _steps(blobs: Iterable[tuple[str, bytes, int]]) -> Iterator[list[tuple[str, bytes]]]:
+    """The blobs, as many at a time as one transaction removes."""
+    step: list[tuple[str, bytes]] = []
+    bytes_ = 0
+    for own, hash_, size in blobs:
+        step.append((own, hash_))
+        bytes_ += size
+        if len(step) == _BLOBS_REMOVED or bytes_ > MOST_BYTES:
+            yield step
+            step, bytes_ = [], 0
+    if step:
+        yield step
 
 
 def _last_blob(connection: Connection) -> int:

@@ -1,6 +1,7 @@
 """Responses as rows, with their items, questions and idempotency keys: functions of a connection.
 
-Rule 1: an item belongs to the response that brought it first; what holds its bytes is found through that.
+Rule 1: an item belongs to the response that brought it first of those that are stored; what holds its bytes is found
+through that.
 Rule 2: questions lie beside their commit, so that whoever continues from there finds them.
 Rule 3: what a state has heard outlives the responses that brought it: what is not kept with them is kept at commits.
 """
@@ -166,14 +167,6 @@ def read_compaction(connection: Connection, own: str, handle: str) -> Compaction
         return None
     handle, created_at, items, commit, heard = row
     return Compaction(handle, created_at, items, commit, _decode(heard))
-
-
-def expire(connection: Connection, events_before: float, keys_before: float) -> None:
-    """Remove the events of responses that ended before a time, and the keys from before another."""
-    for own, response_id in connection.execute(QUERIES["select_old_logs"], (events_before,)).fetchall():
-        connection.execute(QUERIES["delete_events"], (own, response_id))
-        connection.execute(QUERIES["note_log_gone"], (own, response_id))
-    connection.execute(QUERIES["delete_old_keys"], (keys_before,))
 
 
 def _row(own: str, record: ResponseRecord, log_ended_at: float | None) -> Sequence[str | int | float | bytes | None]:

@@ -4,7 +4,7 @@ What was answered goes by its age, then the commits that nothing needs any more,
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent_host.stores.base import Store
 from agent_host.stores.records import CommitName, Freed
@@ -25,21 +25,34 @@ class Collected:
     commits: Freed = field(default_factory=Freed)
     blobs: Freed = field(default_factory=Freed)
     compactions: Freed = field(default_factory=Freed)
+    events: Freed = field(default_factory=Freed)
+    keys: Freed = field(default_factory=Freed)
 
     @property
     def size(self) -> int:
         """The bytes of all of it."""
-        return self.responses.size + self.commits.size + self.blobs.size + self.compactions.size
+        return sum(freed.size for freed in self._kinds.values())
 
     @property
     def summary(self) -> str:
         """All of it in words, such as "120 responses, 340 commits, 2.1 MB freed"; what is none is left out."""
-        kinds = {"response": self.responses, "compaction": self.compactions, "commit": self.commits, "blob": self.blobs}
-        parts = [f"{freed.count:,} {kind}{'s' * (freed.count != 1)}" for kind, freed in kinds.items() if freed.count]
+        kinds = self._kinds.items()
+        parts = [f"{freed.count:,} {kind}{'s' * (freed.count != 1)}" for kind, freed in kinds if freed.count]
         return ", ".join([*parts, f"{in_words(self.size)} freed"]) if parts else "nothing"
 
     def __bool__(self) -> bool:
-        return any(kind.count for kind in (self.responses, self.commits, self.blobs, self.compactions))
+        return any(freed.count for freed in self._kinds.values())
+
+    @property
+    def _kinds(self) -> dict[str, Freed]:
+        return {
+            "response": self.responses,
+            "compaction": self.compactions,
+            "event log": self.events,
+            "idempotency key": self.keys,
+            "commit": self.commits,
+            "blob": self.blobs,
+        }
 
 
 def in_words(size: int) -> str:
@@ -50,14 +63,19 @@ def in_words(size: int) -> str:
     return f"{size} bytes"
 
 
-async def forget(store: Store, before: float | None) -> tuple[Freed, Freed]:
-    """Remove the responses and the compactions from before a time; None forgets nothing."""
+async def forget(store: Store, before: float | None, ended_before: float) -> Collected:
+    """Remove the responses and the compactions from before a time, None for none, and logs and keys from another."""
+    return Collected(
+        events=await _all(store.forget_events, ended_before),
+        keys=await _all(store.forget_keys, ended_before),
+        responses=await _all(store.forget_responses, before),
+        compactions=await _all(store.forget_compactions, before),
+    )
+
+
+async def _all(some: Callable[[float, int], Awaitable[Freed]], before: float | None) -> Freed:
     if before is None:
-        return Freed(), Freed()
-    return await _all(store.forget_responses, before), await _all(store.forget_compactions, before)
-
-
-async def _all(some: Callable[[float, int], Awaitable[Freed]], before: float) -> Freed:
+        return Freed()
     freed = step = await some(before, _RESPONSES)
     while step.count:
         step = await some(before, _RESPONSES)
@@ -73,13 +91,15 @@ async def prune(store: Store, names: Sequence[CommitName], roots: Collection[str
     return freed
 
 
-async def collect(store: Store, before: float | None, roots: Collection[str] = ()) -> Collected:
-    """Remove everything that may go, at once; only for a store that nobody uses meanwhile."""
-    responses, compactions = await forget(store, before)
+async def collect(
+    store: Store, before: float | None, roots: Collection[str] = (), *, ended_before: float = 0
+) -> Collected:
+    """Remove everything that may go, at once; only for a store that nobody uses meanwhile. Times are as in `forget`."""
+    collected = await forget(store, before, ended_before)
     commits = Freed()
     while names := await store.unneeded_commits(MOST_COMMITS, roots):
         step = await prune(store, names, roots)
         commits += step
         if not step.count:
             break
-    return Collected(responses, commits, await store.collect_blobs(), compactions)
+    return replace(collected, commits=commits, blobs=await store.collect_blobs())

@@ -24,6 +24,9 @@ _decode = msgspec.json.Decoder(list[str]).decode
 _WINDOW = 2_000
 """Rows that one transaction looks at: some milliseconds."""
 
+MOST_BYTES = 4_000_000
+"""What one transaction removes, or a little more: some tens of milliseconds."""
+
 Held = Collection[tuple[str, str]]
 """Partition and commit of what a turn in memory has begun from."""
 
@@ -35,7 +38,29 @@ def forget_responses(connection: Connection, before: float, limit: int) -> Freed
         events: int = connection.execute(QUERIES["sum_events"], (own, response_id)).fetchone()[0]
         response_rows.delete(connection, own, response_id)
         freed += Freed(1, size + events)
+        if freed.size > MOST_BYTES:
+            break
     return freed
+
+
+def forget_events(connection: Connection, before: float, limit: int) -> Freed:
+    """Remove the events of the responses that ended first of those before a time."""
+    freed = Freed()
+    for own, response_id in connection.execute(QUERIES["select_old_logs"], (before, limit)).fetchall():
+        freed += Freed(1, connection.execute(QUERIES["sum_events"], (own, response_id)).fetchone()[0])
+        connection.execute(QUERIES["delete_events"], (own, response_id))
+        connection.execute(QUERIES["note_log_gone"], (own, response_id))
+        if freed.size > MOST_BYTES:
+            break
+    return freed
+
+
+def forget_keys(connection: Connection, before: float, limit: int) -> Freed:
+    """Remove the oldest idempotency keys from before a time."""
+    found = connection.execute(QUERIES["select_old_keys"], (before, limit)).fetchall()
+    for own, key in found:
+        connection.execute(QUERIES["delete_key"], (own, key))
+    return Freed(len(found))
 
 
 def forget_compactions(connection: Connection, before: float, limit: int) -> Freed:

@@ -92,7 +92,11 @@ def is_stored(connection: Connection, own: str, commit_id: str) -> bool:
 def select_chain(connection: Connection, own: str, commit_id: str) -> list[Commit]:
     """A commit and its ancestors back to a complete one, newest first; empty if it is unknown."""
     rows = connection.execute(QUERIES["select_chain"], (own, commit_id, own)).fetchall()
-    chain = [commit_of(row) for row in rows]
+    chain = []
+    for row in rows:
+        chain.append(commit_of(row))
+        if chain[-1].kind == "root":
+            break  # what else of the user has its id is nothing that was made of it
     if chain and not chain[-1].complete:
         raise CheckpointDecodeError(
             f"Commit {commit_id} cannot be read: its ancestor {chain[-1].parent} is missing. Restore the store from "

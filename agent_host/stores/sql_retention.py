@@ -24,6 +24,14 @@ class SqlRetention:
         """Remove the oldest compactions."""
         return await self._database.write(partial(retention_rows.forget_compactions, before=before, limit=limit))
 
+    async def forget_events(self, before: float, limit: int) -> Freed:
+        """Remove the events of the responses that ended first."""
+        return await self._database.write(partial(retention_rows.forget_events, before=before, limit=limit))
+
+    async def forget_keys(self, before: float, limit: int) -> Freed:
+        """Remove the oldest idempotency keys."""
+        return await self._database.write(partial(retention_rows.forget_keys, before=before, limit=limit))
+
     async def unneeded_commits(self, limit: int, roots: Collection[str]) -> list[CommitName]:
         """The newest commits that nothing needs, newest first, and then the roots."""
         found: list[CommitName] = []

@@ -157,9 +157,13 @@ class SqlStore:
         """Move the leases of turns; those that are lost are returned."""
         return await self._database.write(partial(turn_rows.renew, owner=owner, ids=ids, until=until))
 
-    async def give_back(self, user: str, response_id: str, owner: str) -> None:
+    async def give_back(self, user: str, response_id: str, owner: str, *, has_begun: bool) -> None:
         """Leave a background turn to whoever takes it next."""
-        await self._write(turn_rows.give_back, user, response_id, owner)
+        await self._write(turn_rows.give_back, user, response_id, owner, has_begun)
+
+    async def begin(self, user: str, guard: Guard, events: Sequence[bytes]) -> None:
+        """Count an attempt at a background turn, or raise `GuardLostError` and store nothing."""
+        await self._write(turn_rows.begin, user, guard, events)
 
     async def step(self, user: str, guard: Guard, commits: Sequence[Commit], events: Sequence[bytes]) -> None:
         """Store a superstep of a background turn, or raise `GuardLostError` and store nothing."""
@@ -267,9 +271,13 @@ class SqlStore:
         """What a compaction stands for; None for an unknown handle."""
         return await self._read(response_rows.read_compaction, user, handle)
 
-    async def expire(self, events_before: float, keys_before: float) -> None:
-        """Remove what was kept for a while."""
-        await self._database.write(partial(response_rows.expire, events_before=events_before, keys_before=keys_before))
+    async def forget_events(self, before: float, limit: int) -> Freed:
+        """Remove the events of the responses that ended first of those before a time."""
+        return await self._retention.forget_events(before, limit)
+
+    async def forget_keys(self, before: float, limit: int) -> Freed:
+        """Remove the oldest idempotency keys from before a time."""
+        return await self._retention.forget_keys(before, limit)
 
     async def forget_responses(self, before: float, limit: int) -> Freed:
         """Remove the oldest responses from before a time, without those that wait for an answer."""

@@ -2,36 +2,39 @@
 
 import contextlib
 import os
-import secrets
 import sqlite3
+from collections.abc import Iterator
 
-from agent_host.errors import StoreError, StoreFormatError
+from agent_host.errors import StoreFormatError
 from agent_host.stores import sqlite_file
 from agent_host.stores.migrate import migrations
+from agent_host.stores.new_file import check_name, new_file
 
 
 def back_up(path: str, to: str, *, replace: bool = False) -> int:
     """Copy a store to another file as it is at one moment, while a server may write it; returns the copy's bytes.
 
     The copy is checked and flushed to the disk before it gets its name, and only this user may read it. Raises
-    `StoreError` if there is such a file already, unless it is to be replaced, and if the copy cannot be made.
+    `StoreError` if there is such a file already, unless it is to be replaced and nobody serves it, and if the copy
+    cannot be made.
     """
-    if os.path.exists(to) and (not replace or os.path.samefile(path, to)):
-        raise StoreError(f"{to} is there already. Name another file, or replace an older copy with --force.")
-    part = f"{to}.{secrets.token_hex(4)}.part"
-    with sqlite_file.translated(to):
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        try:
-            _copy(path, part)
-            _check(part)
-            size = os.stat(part).st_size
-            _flush(part)
-            os.replace(part, to)
-        except BaseException:
-            os.unlink(part)
-            raise
-        _flush(os.path.dirname(os.path.abspath(to)))
-    return size
+    check_name(to, path, replace=replace)
+    with sqlite_file.translated(to), _held(to), new_file(to) as part:
+        _copy(path, part)
+        _check(part)
+        # What a server that was killed has left of the file before would be played back into this one.
+        for end in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(to + end)
+        return os.stat(part).st_size
+
+
+@contextlib.contextmanager
+def _held(path: str) -> Iterator[None]:
+    """Keep servers away from a file that is to be replaced; what was never there nobody serves."""
+    held = sqlite_file.hold(path) if any(os.path.exists(path + end) for end in ("", *sqlite_file.BESIDE)) else None
+    with held or contextlib.nullcontext():
+        yield
 
 
 def _copy(path: str, part: str) -> None:
@@ -45,14 +48,6 @@ def _check(part: str) -> None:
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
     if found != "ok":
         raise StoreFormatError(f"The copy was damaged ({found}) and is removed. The store may be: restore a backup.")
-
-
-def _flush(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def shrink(path: str) -> None:

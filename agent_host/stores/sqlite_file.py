@@ -36,6 +36,8 @@ _FAULTS: dict[int, tuple[type[StoreError], str]] = {
     sqlite3.SQLITE_IOERR: (StoreError, "Reading or writing {path} failed ({cause}). Check its disk."),
 }
 _BUSY_TIMEOUT_MS = 10_000
+BESIDE = ("-wal", "-shm", "-journal", ".lock")
+"""How the names end of what lies beside the file of a store."""
 _BEGINNING = b"SQLite format 3\0"
 
 
@@ -99,6 +101,21 @@ def lock(path: str) -> IO[str] | None:
         )
     _refuse_other_files(path)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    handle = hold(path)
+    if handle is None:
+        return None
+    try:
+        # An empty file is a new database. What SQLite puts beside it has its permissions.
+        os.close(_private(path, os.O_CREAT | os.O_RDONLY))
+    except OSError:
+        with suppress(OSError):  # it would try to write once more
+            handle.close()
+        raise
+    return handle
+
+
+def hold(path: str) -> IO[str] | None:
+    """Take the lock of a file, whatever that holds and whether or not it is there; else as `lock`."""
     if fcntl is None:
         return None
     handle = open(f"{path}.lock", "a+", encoding="ascii", opener=_private)  # noqa: SIM115 - open as long as the store
@@ -116,8 +133,6 @@ def lock(path: str) -> IO[str] | None:
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()
-        # An empty file is a new database. What SQLite puts beside it has its permissions.
-        os.close(_private(path, os.O_CREAT | os.O_RDONLY))
     except OSError:
         with suppress(OSError):  # it would try to write once more
             handle.close()

@@ -107,9 +107,9 @@ def renew(connection: Connection, owner: str, ids: Collection[tuple[str, str]], 
     }
 
 
-def give_back(connection: Connection, own: str, response_id: str, owner: str) -> None:
-    """End an owner's lease of a turn, and do not count the attempt."""
-    connection.execute(QUERIES["give_back_turn"], (own, response_id, owner))
+def give_back(connection: Connection, own: str, response_id: str, owner: str, has_begun: bool) -> None:
+    """End an owner's lease of a turn, and do not count the attempt that has begun, if one has."""
+    connection.execute(QUERIES["give_back_turn"], (has_begun, own, response_id, owner))
 
 
 def let_leases_lapse(connection: Connection) -> None:
@@ -128,6 +128,12 @@ def claim(connection: Connection, own: str, guard: Guard, events: Sequence[bytes
     if events:
         first, last = guard.last_sequence + 1, guard.last_sequence + len(events)
         connection.execute(QUERIES["insert_events"], (own, guard.response_id, first, last, _encode(events)))
+
+
+def begin(connection: Connection, own: str, guard: Guard, events: Sequence[bytes]) -> None:
+    """Count an attempt at a turn."""
+    claim(connection, own, guard, events)
+    connection.execute(QUERIES["begin_turn"], (own, guard.response_id))
 
 
 def step(connection: Connection, own: str, guard: Guard, commits: Sequence[Commit], events: Sequence[bytes]) -> None:

@@ -37,10 +37,12 @@ def background(name: str, **changes: Any) -> TurnInFlight:
 
 
 async def begun(store: Store, name: str, *, user: str = "", owner: str = "me", **changes: Any) -> Guard:
-    """Admit a background turn and take it, with a lease from 0 to 10; the guard of its first write."""
+    """Admit a background turn, take it, with a lease from 0 to 10, and begin it; the guard of its first write."""
     await store.admit(user, background(name, **changes), [ROOT])
     assert await store.take(user, f"resp_{name}", owner, now=0, until=10) is not None
-    return Guard(f"resp_{name}", owner)
+    guard = Guard(f"resp_{name}", owner)
+    await store.begin(user, guard, [])
+    return guard
 
 
 def conversation(name: str) -> Conversation:

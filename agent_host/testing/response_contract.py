@@ -9,7 +9,7 @@ import pytest
 
 from agent_host.errors import TurnConflictError, WorkflowCheckpointException
 from agent_host.stores import Store
-from agent_host.stores.records import Compaction, ConversationMove, Heard, IdempotencyKey, OpenCall
+from agent_host.stores.records import Compaction, ConversationMove, Freed, Heard, IdempotencyKey, OpenCall
 from agent_host.testing.commit_log_contract import BODY, ROOT, bare, child
 from agent_host.testing.records import background, begun, conversation, foreground, item, response
 
@@ -118,7 +118,7 @@ class ResponseContract:
         two = child(one, "two", session="resp_2")
         record = replace(response("1", ROOT, one), background=True, calls=CALLS, items=("msg_1",))
         await store.finish("", record, [one], guard=guard, events=[b"a"])
-        after = replace(response("2", one, two), previous_response_id="resp_1", items=("msg_1", "msg_2"))
+        after = replace(response("2", one, two), previous_response_id="resp_1", items=("msg_2",))
         await store.finish("", after, [two])
         assert await store.delete_response("", "resp_1")
         assert await store.read_response("", "resp_1") is None
@@ -138,6 +138,16 @@ class ResponseContract:
             await store.finish("", replace(response(name, ROOT, ROOT), items=("msg_1",)), [ROOT])
         assert await store.delete_response("", "resp_2")
         assert await store.find_items("", ["msg_1"]) == {"msg_1": (b"input", b"body")}
+
+    async def test_an_item_is_found_as_long_as_a_response_has_it(self, store: Store) -> None:
+        """R48: if the response that brought it first is deleted, the next one that brought it is what holds it."""
+        for name in ("3", "1", "2"):
+            record = replace(response(name, ROOT, ROOT), items=("msg_1",), body=name.encode())
+            await store.finish("", record, [ROOT])
+        for name in ("3", "1", "2"):
+            assert await store.find_items("", ["msg_1"]) == {"msg_1": (b"input", name.encode())}
+            assert await store.delete_response("", f"resp_{name}")
+        assert await store.find_items("", ["msg_1"]) == {}
 
     async def test_only_finished_responses_are_deleted(self, store: Store) -> None:
         """R46: False for an unknown one and for one in flight, which goes on."""
@@ -244,26 +254,39 @@ class ResponseContract:
             await store.finish(user, record, [], guard=guard, events=[b"a"], key=key)
         running = await begun(store, "2", user="ann", created_at=1)
         await store.step("ann", running, [], [b"b"])
-        for _ in range(2):
-            await store.expire(600, 600)
+        for count in (1, 0):
+            assert (await store.forget_events(600, 9)).count == count
+            assert await store.forget_keys(600, 9) == Freed(count)
             assert await store.read_events("ann", "resp_1", -1, 10) == []
             assert await store.find_key("ann", "key", 0) is None
             assert await store.read_response("ann", "resp_1") is not None
             assert await store.read_events("*", "resp_1", -1, 10) == [b"a"]
             assert await store.find_key("*", "key", 0) is not None
             assert await store.read_events("ann", "resp_2", -1, 10) == [b"b"]
-        await store.expire(0, 601)
+        assert (await store.forget_keys(601, 9)).count == 1
         assert await store.find_key("*", "key", 0) is None
         assert await store.read_events("*", "resp_1", -1, 10) == [b"a"]
-        await store.expire(601, 0)
+        assert (await store.forget_events(601, 9)).count == 1
         assert await store.read_events("*", "resp_1", -1, 10) == []
+
+    async def test_what_is_kept_for_a_while_goes_in_steps(self, store: Store) -> None:
+        """R58: so many at most in one step, the oldest first."""
+        for number in (3, 1, 2):
+            guard = await begun(store, str(number), created_at=number)
+            record = replace(response(str(number), ROOT, ROOT), background=True, created_at=number, completed_at=number)
+            key = IdempotencyKey(f"key {number}", b"fingerprint")
+            await store.finish("", record, [], guard=guard, events=[b"a"], key=key)
+        for forget in (store.forget_events, store.forget_keys):
+            assert (await forget(10, 2)).count == 2
+        assert [await store.read_events("", f"resp_{number}", -1, 9) != [] for number in (1, 2, 3)] == [0, 0, 1]
+        assert [await store.find_key("", f"key {number}", 0) is not None for number in (1, 2, 3)] == [0, 0, 1]
 
     async def test_events_of_what_has_no_end_time_are_kept_from_the_last_lease_on(self, store: Store) -> None:
         """R58: a response without the time of its end has ended when its lease would have."""
         guard = await begun(store, "1")
         await store.renew("me", [("", "resp_1")], 700)
         await store.finish("", replace(response("1", ROOT, ROOT), completed_at=None), [], guard=guard, events=[b"a"])
-        await store.expire(700, 0)
+        await store.forget_events(700, 9)
         assert await store.read_events("", "resp_1", -1, 10) == [b"a"]
-        await store.expire(701, 0)
+        await store.forget_events(701, 9)
         assert await store.read_events("", "resp_1", -1, 10) == []

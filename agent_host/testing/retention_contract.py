@@ -59,6 +59,15 @@ class RetentionContract:
         assert await store.read_response("ann", "resp_3") is not None
         assert await store.find_items("ann", ["msg_0", "msg_3"]) == {"msg_3": (b"input", b"body")}
 
+    async def test_one_step_removes_so_many_bytes_at_most(self, store: Store) -> None:
+        """R60: what is large goes in several steps, events too (R58), so that others need not wait for all of it."""
+        for name in ("1", "2"):
+            guard = await begun(store, name)
+            record = replace(old(name, ROOT, ROOT), background=True, body=b"x" * 5_000_000)
+            await store.finish("", record, [], guard=guard, events=[b"x" * 5_000_000])
+        for forget in (store.forget_events, store.forget_responses):
+            assert [(await forget(1_000, 10)).count for _ in range(3)] == [1, 1, 0]
+
     async def test_a_forgotten_response_takes_its_events_along(self, store: Store) -> None:
         """R60: they count among the bytes that went."""
         guard = await begun(store, "1")
@@ -320,6 +329,67 @@ class RetentionContract:
             assert await store.read_conversation(user, "conv_1") == replace(conversation("1"), head=one.id)
         await store.add_items("bob", "conv_1", [item("new")])
         assert await store.read_blobs("bob", ROOT.blobs) == ROOT.blobs
+
+    async def test_a_question_is_taken_elsewhere_without_its_response(self, store: Store) -> None:
+        """R67: what is open where a conversation stands is open there too, if the response that asked is deleted."""
+        asked = child(ROOT, "asked", session="resp_1")
+        await store.create_conversation("ann", conversation("1"), [])
+        record = replace(old("1", ROOT, asked), conversation="conv_1", calls=(CALL, OpenCall("call_2", "request 2")))
+        await store.finish("ann", record, [ROOT, asked], move=ConversationMove("conv_1", None))
+        whole = await store.read_archive("ann", "conv_1")
+        await store.delete_response("ann", "resp_1")
+        archive = await store.read_archive("ann", "conv_1")
+        assert whole is not None
+        assert archive is not None
+        assert read_archive(write_archive(archive)) == archive
+        for is_new in (True, False):
+            assert await store.add_archive("bob", archive) is is_new
+            assert await store.read_calls("bob", asked.id) == list(record.calls)
+        assert await store.find_call("bob", "call_2") == asked.id
+        for user in ("ann", "bob"):
+            assert await store.add_archive(user, whole)
+            assert await store.read_calls(user, asked.id) == list(record.calls)
+            found = await store.read_response(user, "resp_1")
+            assert found is not None
+            assert found.calls == record.calls
+
+    async def test_what_was_deleted_comes_back(self, store: Store) -> None:
+        """R68: into the store that it was taken from, beside what is there still of a chain or a conversation."""
+        one = child(ROOT, "one", session="resp_1")
+        two = child(one, "two", session="resp_2")
+        await store.create_conversation("", conversation("1"), [])
+        first = replace(old("1", ROOT, one), conversation="conv_1")
+        second = replace(old("2", one, two), conversation="conv_1")
+        await store.finish("", first, [ROOT, one], move=ConversationMove("conv_1", None, (item("a"),)))
+        await store.finish("", second, [two], move=ConversationMove("conv_1", one.id, (item("b"),)))
+        await store.finish("", old("3", ROOT, ROOT), [])
+        await store.finish("", replace(old("4", ROOT, one), previous_response_id="resp_3"), [])
+        for archived, gone in (("conv_1", second), ("resp_4", old("3", ROOT, ROOT)), ("resp_4", first)):
+            archive = await store.read_archive("", archived)
+            assert archive is not None
+            if gone.id != "resp_1":
+                await store.delete_response("", gone.id)
+                assert await store.add_archive("", archive)
+            assert not await store.add_archive("", archive)
+        back = await store.read_response("", "resp_2")
+        assert back == second
+        three = await store.read_response("", "resp_3")
+        assert three is not None
+        assert cells_of(await store.read_chain("", three.commit)) == cells_of([ROOT])
+
+    async def test_a_chain_that_goes_in_a_circle_is_refused(self, store: Store) -> None:
+        """R68: also if only a part of the circle is in the archive."""
+        await store.finish("", replace(old("1", ROOT, ROOT), previous_response_id="resp_2"), [ROOT])
+        await store.finish("ann", replace(old("2", ROOT, ROOT), previous_response_id="resp_1"), [])
+        archive = await store.read_archive("ann", "resp_2")
+        assert archive is not None
+        with pytest.raises(TurnConflictError, match="resp_1"):
+            await store.add_archive("", archive)
+        assert await store.read_response("", "resp_2") is None
+        await store.finish("", replace(old("2", ROOT, ROOT), previous_response_id="resp_1"), [])
+        circle = await store.read_archive("", "resp_2")
+        assert circle is not None
+        assert [record.id for record in circle.responses] == ["resp_1", "resp_2"]
 
     async def test_an_archive_does_not_replace_anything(self, store: Store) -> None:
         """R68: if a response, a commit or a conversation is there as another one, nothing is stored."""

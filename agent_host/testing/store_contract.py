@@ -90,6 +90,15 @@ class StoreContract(CommitLogContract, TurnContract, ResponseContract, Retention
         await store.finish("bob", response("2", ROOT, second), [second])
         assert await store.read_chain("bob", second.id) == [bare(second), bare(ROOT)]
 
+    async def test_a_root_is_what_was_stored_as_one(self, store: Store) -> None:
+        """R2: a commit of a user that has the id of a root is not read in its place, whichever was there first."""
+        false = replace(ROOT, kind="manual", delta={"a": INLINE + b"\x00\x00false"}, complete=True)
+        await store.finish("ann", response("1", false, false), [false])
+        first = child(ROOT, "one")
+        await store.finish("ann", response("2", ROOT, first), [ROOT, first])
+        assert await store.read_chain("ann", ROOT.id) == [bare(ROOT)]
+        assert await store.read_chain("ann", first.id) == [bare(first), bare(ROOT)]
+
     async def test_no_user_name_reaches_the_system_partition(self, store: Store) -> None:
         """R2: what a user called "*" stores is read by that user alone, and longer names are not mistaken for it."""
         first = child(ROOT, "one", BODY)
@@ -178,6 +187,7 @@ class StoreContract(CommitLogContract, TurnContract, ResponseContract, Retention
             store.read_turn("", "resp_1"),
             store.is_in_flight("", "resp_1"),
             store.renew("me", [("", "resp_1")], 10),
+            store.begin("", Guard("resp_1", "me"), []),
             store.step("", Guard("resp_1", "me"), [], []),
             store.record("", Guard("resp_1", "me"), {}),
             store.recorded("", "resp_1"),
@@ -196,7 +206,8 @@ class StoreContract(CommitLogContract, TurnContract, ResponseContract, Retention
             store.waiting_items("", "conv_1"),
             store.keep_compaction("", Compaction("handle", 100, b"")),
             store.read_compaction("", "handle"),
-            store.expire(0, 0),
+            store.forget_events(0, 1),
+            store.forget_keys(0, 1),
             store.commit_log().commit([ROOT], None),
             store.commit_log().collect(),
             store.open(),

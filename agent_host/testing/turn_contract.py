@@ -27,6 +27,13 @@ from agent_host.testing.records import background, begun, conversation, foregrou
 KEY = IdempotencyKey("key", b"fingerprint")
 
 
+async def attempts(store: Store) -> int:
+    """How many attempts at the first turn count."""
+    turn = await store.read_turn("", "resp_1")
+    assert turn is not None
+    return turn.attempt
+
+
 class TurnContract:
     """The rules about turns in flight; subclasses give a fixture `store`."""
 
@@ -342,12 +349,12 @@ class TurnContract:
         """R38: a queued turn, one whose lease has lapsed, and any by force; the owner keeps it otherwise."""
         await store.admit("", background("1"), [ROOT])
         first = await store.take("", "resp_1", "ann", now=0, until=10)
-        assert first == background("1", commit=ROOT.id, status="in_progress", attempt=1)
+        assert first == background("1", commit=ROOT.id, status="in_progress")
         assert await store.take("", "resp_1", "bob", now=9, until=19) is None
         second = await store.take("", "resp_1", "bob", now=10, until=20)
-        assert second == background("1", commit=ROOT.id, status="in_progress", attempt=2)
+        assert second == background("1", commit=ROOT.id, status="in_progress")
         third = await store.take("", "resp_1", "cleo", now=11, until=21, by_force=True)
-        assert third == background("1", commit=ROOT.id, status="in_progress", attempt=3)
+        assert third == background("1", commit=ROOT.id, status="in_progress")
         assert await store.take("", "resp_2", "ann", now=0, until=10, by_force=True) is None
 
     async def test_who_takes_a_turn_learns_where_it_stands(self, store: Store) -> None:
@@ -356,7 +363,7 @@ class TurnContract:
         one = child(ROOT, "one")
         await store.step("", guard, [one], [b"a", b"b"])
         turn = await store.take("", "resp_1", "other", now=10, until=20)
-        assert turn == background("1", commit=one.id, status="in_progress", attempt=2, last_sequence=1)
+        assert turn == background("1", commit=one.id, status="in_progress", attempt=1, last_sequence=1)
         await store.step("", Guard("resp_1", "other", 1), [child(one, "two")], [b"c"])
         assert await store.read_events("", "resp_1", -1, 10) == [b"a", b"b", b"c"]
 
@@ -383,16 +390,35 @@ class TurnContract:
     async def test_a_turn_that_was_left_in_order(self, store: Store) -> None:
         """R59: the next owner need not wait, and the attempt is not counted; nobody else can give a turn back."""
         guard = await begun(store, "1")
-        await store.give_back("", "resp_1", "somebody else")
-        await store.give_back("ann", "resp_1", guard.owner)
+        await store.give_back("", "resp_1", "somebody else", has_begun=True)
+        await store.give_back("ann", "resp_1", guard.owner, has_begun=True)
         assert await store.take("", "resp_1", "early", now=1, until=2) is None
-        await store.give_back("", "resp_1", guard.owner)
+        await store.give_back("", "resp_1", guard.owner, has_begun=True)
         assert [lapsed.turn.id for lapsed in await store.lapsed(0)] == ["resp_1"]
         with pytest.raises(GuardLostError):
             await store.step("", guard, [], [b"a"])
         taken = await store.take("", "resp_1", "next", now=1, until=2)
         assert taken is not None
-        assert taken.attempt == 1
+        assert taken.attempt == 0
+
+    async def test_an_attempt_counts_from_its_beginning(self, store: Store) -> None:
+        """R69: turns that are taken, or given back before they begin, count none; a commit begins the count again."""
+        guard = await begun(store, "1")
+        assert await attempts(store) == 1
+        await store.take("", "resp_1", "other", now=10, until=20)
+        await store.give_back("", "resp_1", "other", has_begun=False)
+        await store.take("", "resp_1", "other", now=10, until=20)
+        assert await attempts(store) == 1
+        with pytest.raises(GuardLostError):
+            await store.begin("", guard, [b"late"])
+        guard = Guard("resp_1", "other")
+        await store.begin("", guard, [b"a"])
+        assert await attempts(store) == 2
+        await store.step("", guard.after(1), [], [b"b"])
+        assert await attempts(store) == 2
+        await store.step("", guard.after(2), [child(ROOT, "one")], [])
+        assert await attempts(store) == 1
+        assert await store.read_events("", "resp_1", -1, 10) == [b"a", b"b"]
 
     async def test_a_void_guard_writes_nothing(self, store: Store) -> None:
         """R40: whether the owner or the last event is another one, or the turn has ended, no verb changes anything."""

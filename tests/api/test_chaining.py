@@ -356,7 +356,7 @@ async def test_a_conversation_goes_on_however_old_it_is(site: Any, serve_checked
         await log.delete(head)
     others = [commit.id for commit in await log.commits("audience") if commit.id != head and commit.kind != "root"]
     assert [await log.delete(id) for id in others] == [True, True]
-    await store.expire(float("inf"), float("inf"))
+    await store.forget_events(float("inf"), 1_000)
     await log.collect()
     await site.host.aclose()
     again = await serve_checked(audience(listener))

@@ -5,7 +5,11 @@ import os
 import sqlite3
 import stat
 import subprocess
+import sys
+import time
+from base64 import b64encode
 from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +153,24 @@ def test_gc_keeps_as_long_as_it_is_told(talked: tuple[Path, dict[str, str]]) -> 
     assert done("gc", path, "--keep-responses", "3d") == "Gone: nothing\n"
     assert done("gc", path, "--keep-responses", "forever") == "Gone: nothing\n"
     assert done("gc", path, "--keep-responses", "47h").startswith("Gone: 4 responses, ")
-    assert "is no time" in refused("gc", path, "--keep-responses", "soon")
+    for unclear in ("soon", "0", "0d", "0.0s"):
+        assert "is no time" in refused("gc", path, "--keep-responses", unclear)
+
+
+def test_gc_forgets_what_a_server_keeps_for_a_day(serve: Any, app: str, tmp_path: Path) -> None:
+    """The events of background turns that have ended, and idempotency keys; young ones stay."""
+    host, path = serve(app), tmp_path / "host.db"
+    one = host.say("one", background=True, extra_headers={"Idempotency-Key": "k"})
+    while host.client.responses.retrieve(one.id).status != "completed":
+        time.sleep(0.02)
+    host.stop()
+    assert "event log" not in done("gc", path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE responses SET log_ended_at = log_ended_at - ?", (2 * DAY,))
+        connection.execute("UPDATE idempotency_keys SET created_at = created_at - ?", (2 * DAY,))
+    connection.close()
+    assert done("gc", path).startswith("Gone: 1 event log, 1 idempotency key, ")
+    assert json.loads(done("store", "info", path, "--json"))["sizes"]["events"] == 0
 
 
 def test_gc_gives_room_back_if_it_is_asked_to(talked: tuple[Path, dict[str, str]]) -> None:
@@ -202,14 +223,17 @@ def test_a_backup_is_a_store(serve: Any, app: str, tmp_path: Path) -> None:
 
 def test_a_backup_replaces_nothing_by_itself(talked: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
     """A file that is there stays unless --force is given; the store itself is never replaced."""
-    path, _ = talked
+    path, ids = talked
     copy = tmp_path / "copy.db"
     copy.write_text("precious")
     assert "is there already" in refused("store", "backup", path, copy)
     assert copy.read_text() == "precious"
     done("store", "backup", path, copy, "--force")
     assert "responses         6" in done("store", "info", copy)
-    assert "is there already" in refused("store", "backup", path, path, "--force")
+    for own, words in (("host.db", "the store that is read"), ("host.db-wal", "a part of a store")):
+        for verb in (["backup", path], ["export", path, ids["one"]]):
+            assert words in refused("store", *verb, path.with_name(own), "--force")
+    assert "responses         6" in done("store", "info", path)
     assert "cannot be used" in refused("store", "backup", path, tmp_path / "nowhere" / "copy.db")
 
 
@@ -222,6 +246,40 @@ def test_a_backup_of_a_damaged_store_leaves_nothing(talked: tuple[Path, dict[str
     path.write_bytes(broken)
     assert "damaged" in refused("store", "backup", path, tmp_path / "copy.db")
     assert not list(tmp_path.glob("copy*"))
+
+
+def test_a_store_is_brought_back(serve: Any, app: str, tmp_path: Path) -> None:
+    """What a killed server has left behind is not played back into a backup, with restore and with --force."""
+    path, copy, again = (tmp_path / name for name in ("host.db", "copy.db", "again.db"))
+    host = serve(app)
+    one = host.say("one")
+    done("store", "backup", path, copy)
+    for number in range(20):
+        host.say(f"{number} {'x' * 2000}", one.id)
+    host.kill()
+    assert path.with_name("host.db-wal").stat().st_size > 20_000
+    done("store", "restore", copy, path)
+    assert json.loads(done("store", "info", path, "--json"))["responses"] == 1
+    host = serve(app)
+    assert host.say("two", one.id).output_text == "one two"
+    host.kill()
+    path.unlink()
+    done("store", "backup", copy, path)
+    assert json.loads(done("store", "info", path, "--json"))["responses"] == 1
+    host = serve(app)
+    assert host.say("three", one.id).output_text == "one three"
+    for verb in (["restore", copy], ["backup", copy]):
+        message = refused("store", *verb, path, *["--force"][: verb[0] == "backup"])
+        assert f"in use by process {host.process.pid}" in message
+    assert host.say("four", one.id).output_text == "one four"
+    host.stop()
+    path.write_bytes(b"damaged" * 1000)
+    done("store", "restore", copy, f"sqlite:///{path}")
+    done("store", "restore", copy, again)
+    for restored in (path, again):
+        assert json.loads(done("store", "info", restored, "--json"))["responses"] == 1
+    assert "There is no store at" in refused("store", "restore", tmp_path / "none.db", path)
+    assert not list(tmp_path.glob("*.part"))
 
 
 # --- export and import -------------------------------------------------------------------------------------------
@@ -316,6 +374,102 @@ def test_a_broken_file_is_refused(talked: tuple[Path, dict[str, str]], tmp_path:
     assert json.loads(done("store", "info", path, "--json"))["users"] == 1
 
 
+Line = dict[str, Any]
+
+
+def written(file: Path, lines: list[Line]) -> Path:
+    """The file with these lines and their right hash, as somebody else may make one."""
+    encoded = [json.dumps(line).encode() + b"\n" for line in lines if line["kind"] != "end"]
+    hash_ = b64encode(blake2b(b"".join(encoded), digest_size=32).digest()).decode()
+    end = json.dumps({"kind": "end", "lines": len(encoded), "hash": hash_}).encode() + b"\n"
+    file.write_bytes(b"".join([*encoded, end]))
+    return file
+
+
+def bytes_(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+LIES: dict[str, tuple[str, str, Line]] = {
+    "a number": ("response", "record", {"created_at": 2**70}),
+    "negative": ("response", "record", {"completed_at": -1}),
+    "too large": ("commit", "", {"seq": 2**66}),
+    "a broken cell": ("commit", "", {"delta": {"x": bytes_("\7abc")}}),
+    "the id of a root": ("commit", "", {"id": "chk_root" + "0" * 40}),
+    "Invalid enum value 'queued'": ("response", "record", {"status": "queued"}),
+    "was truncated": ("response", "record", {"body": bytes_("{")}),
+    "missing required field `model`": ("response", "record", {"body": bytes_("{}")}),
+    "Expected `array`, got `int`": ("response", "record", {"input": bytes_("7")}),
+    "missing required field `id`": ("response", "record", {"input": bytes_('[{"type": "message"}]')}),
+    "'input[0].role'": ("response", "record", {"input": bytes_('[{"id": "msg_1", "type": "message"}]')}),
+    "got `int`)": ("response", "record", {"delta_lengths": bytes_("\7")}),
+    "conversation 'conv_": ("conversation", "conversation", {"metadata": bytes_("x")}),
+    "it has another id": ("item", "item", {"body": bytes_('{"id": "msg_1", "type": "message"}')}),
+    "is not in it": ("head", "", {"id": "\x1b[2J"}),
+}
+
+
+def test_a_file_that_lies_is_refused(talked: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    """What no server could show, or what would take the place of something else, is named, and nothing is stored."""
+    path, ids = talked
+    file = tmp_path / "file.jsonl"
+    done("store", "export", path, ids["conversation"], file)
+    whole = file.read_text().splitlines()
+    for words, (kind, within, change) in LIES.items():
+        lines: list[Line] = [json.loads(line) for line in whole]
+        lied = next(line for line in lines if line["kind"] == kind)
+        (lied[within] if within else lied).update(change)
+        message = refused("store", "import", path, written(file, lines), "--user", "ann")
+        assert words in message
+        assert "Nothing was stored" in message
+        assert message.isprintable() or message.count("\n") == 1
+        assert "\x1b" not in message
+    assert json.loads(done("store", "info", path, "--json"))["users"] == 1
+
+
+def test_a_file_whose_chain_goes_in_a_circle_is_refused(talked: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    """Each of its responses stands behind the one that it continues."""
+    path, ids = talked
+    file = tmp_path / "file.jsonl"
+    done("store", "export", path, ids["two"], file)
+    lines: list[Line] = [json.loads(line) for line in file.read_text().splitlines()]
+    first = next(line for line in lines if line["kind"] == "response")
+    first["record"]["previous_response_id"] = ids["two"]
+    assert "does not stand before it" in refused("store", "import", path, written(file, lines), "--user", "ann")
+
+
+def test_a_question_goes_along_without_its_response(
+    talked: tuple[Path, dict[str, str]], serve: Any, app: str, tmp_path: Path
+) -> None:
+    """Where the response that asked was deleted, the conversation can be answered in the other store still."""
+    path, _ = talked
+    host = serve(app)
+    conversation = host.client.conversations.create()
+    asked = host.say("ask", conversation=conversation.id)
+    host.client.responses.delete(asked.id)
+    host.stop()
+    done("store", "export", path, conversation.id, tmp_path / "file.jsonl")
+    serve(app, store=tmp_path / "other.db").stop()
+    done("store", "import", tmp_path / "other.db", tmp_path / "file.jsonl")
+    told = serve(app, store=tmp_path / "other.db").client.responses.create(
+        input=answer(asked), conversation=conversation.id
+    )
+    assert told.output_text == "True after ask"
+
+
+def test_what_was_deleted_is_imported_again(
+    talked: tuple[Path, dict[str, str]], serve: Any, app: str, tmp_path: Path
+) -> None:
+    """Into the store that it was taken from, where the rest of its chain is still."""
+    path, ids = talked
+    done("store", "export", path, ids["two"], tmp_path / "file.jsonl")
+    host = serve(app)
+    host.client.responses.delete(ids["two"])
+    host.stop()
+    assert "3 responses" in done("store", "import", path, tmp_path / "file.jsonl")
+    assert serve(app).say("three", ids["two"]).output_text == "one two three"
+
+
 # --- As programs call it -----------------------------------------------------------------------------------------
 
 
@@ -330,6 +484,18 @@ def test_as_a_process(
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr.count("\n") == 1
     assert os.listdir(path.parent / "cwd") == []
+
+
+def test_export_to_a_full_disk(talked: tuple[Path, dict[str, str]]) -> None:
+    """It ends with one line that says so."""
+    path, ids = talked
+    with open("/dev/full", "wb") as full:
+        failed = subprocess.run(
+            [sys.executable, "-m", "agent_host", "store", "export", str(path), ids["one"]],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False,
+        )  # fmt: skip
+    message = "Error: The conversation cannot be written: No space left on device. Send it elsewhere.\n"
+    assert (failed.returncode, failed.stderr) == (1, message)
 
 
 def test_times_in_words() -> None:

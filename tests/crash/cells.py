@@ -68,13 +68,18 @@ class Attempt:
 
 @dataclass(slots=True)
 class AtDeath:
-    """What the store and the side effects were when the process died. `response` is the turn's, if it left a trace."""
+    """What the store and the side effects were when the process died. `response` is the turn's, if it left a trace.
+
+    `notes` and `attempt` count what is noted of the superstep that ran, and how often the turn was begun.
+    """
 
     response: str | None
     is_stored: bool
     events: list[dict[str, Any]]
     effects: Counter[str]
     settled: list[str]
+    notes: int
+    attempt: int
 
 
 _numbers = iter(range(10**9))
@@ -100,6 +105,12 @@ def run_cell(
             host.start()
         return False
     dead = look(host, kind, attempt, known)
+    if point is CrashPoint.NOTED:
+        assert dead.notes >= passage, "what had finished of the superstep is not noted"
+    if asked:
+        assert dead.attempt <= (point is not CrashPoint.DRAINED), (
+            "a turn that was left in order counts as one that died"
+        )
     deaths = 1
     if then is not None:
         host.set(then)
@@ -180,11 +191,14 @@ def look(host: MortalHost, kind: Kind, attempt: Attempt, known: set[str]) -> AtD
     steps = len(host.query("SELECT id FROM commits WHERE session_id = ? AND kind = 'step'", response))
     parts = SUPERSTEPS[kind.work]
     settled += [effect for part in (parts if stored else parts[:steps]) for effect in part]
-    for name, note in host.query("SELECT name, body FROM turn_notes WHERE response_id = ?", response):
+    notes = host.query("SELECT name, body FROM turn_notes WHERE response_id = ?", response)
+    for name, note in notes:
         # The note of a call names its executor, the note of a step what the step is called.
         done = [part for part in SIBLINGS if part.endswith("step") == ("/j/" in name) and part.encode() in note]
         settled += done[:1]
-    return AtDeath(response, bool(stored), host.events(response) if response else [], effects, settled)
+    begun = host.query("SELECT attempt FROM turns WHERE id = ?", response)
+    events = host.events(response) if response else []
+    return AtDeath(response, bool(stored), events, effects, settled, len(notes), sum(attempt for (attempt,) in begun))
 
 
 def check(host: MortalHost, kind: Kind, attempt: Attempt, dead: AtDeath, deaths: int) -> None:

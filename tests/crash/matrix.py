@@ -85,7 +85,7 @@ def other_cells() -> list[Cell]:
         Cell(CrashPoint.DELETING_RESPONSE, "edit", deeds.delete_response),
         *(
             Cell(point, "three deaths", partial(deeds.die_three_times, point=point))
-            for point in (CrashPoint.TAKEN, CrashPoint.NOTED, CrashPoint.FINISHING)
+            for point in (CrashPoint.APPENDED, CrashPoint.NOTED, CrashPoint.FINISHING)
         ),
     ]
 
@@ -165,6 +165,12 @@ def table(outcomes: dict[Cell, Outcome]) -> str:
     return "\n".join(lines)
 
 
+def unreached(outcomes: dict[Cell, Outcome]) -> list[CrashPoint]:
+    """The points that have cells, in none of which the process came by."""
+    died = {cell.point for cell, outcome in outcomes.items() if outcome.passed}
+    return [point for point in dict.fromkeys(cell.point for cell in outcomes) if point not in died]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.crash.matrix", description=__doc__)
     parser.add_argument("--workers", type=int, default=2)
@@ -183,7 +189,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     failed = sum(bool(outcome.fault) for outcome in outcomes.values())
     died = sum(outcome.passed for outcome in outcomes.values())
     print(f"\n{died} deaths, {failed} cells failed, {time.monotonic() - began:.0f} s")
-    sys.exit(1 if failed else 0)
+    missed = unreached(outcomes)
+    if missed:
+        print(f"no process has died at: {', '.join(missed)}")
+    sys.exit(1 if failed or missed else 0)
 
 
 if __name__ == "__main__":

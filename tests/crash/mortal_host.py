@@ -20,6 +20,8 @@ from openai import OpenAI
 from agent_host.testing.crash_points import Trap
 
 WORKING = f"{Path(__file__).parent / 'working.py'}:workflow"
+REPOSITORY = str(Path(__file__).parents[2])
+"""Where the processes find the package: beside the tests that kill them, whatever is installed."""
 PATIENCE = 20.0
 
 
@@ -43,7 +45,7 @@ class MortalHost:
         self.traces.mkdir(parents=True)
         self.starts = 0
         self._workflow = workflow
-        self._environment = {**os.environ, "TRACES": str(self.traces), **environment}
+        self._environment = {**os.environ, "PYTHONPATH": REPOSITORY, "TRACES": str(self.traces), **environment}
         self.process: subprocess.Popen[bytes]
         self.client = OpenAI(
             base_url="http://127.0.0.1:1", api_key="none", max_retries=0, timeout=PATIENCE,

@@ -14,6 +14,7 @@ import pytest
 from openai import OpenAI
 
 STEPPING = f"{Path(__file__).parent / 'stepping.py'}:workflow"
+STEP = f"{Path(__file__).parent / 'noting.py'}:workflow"
 TERMINAL = {"response.completed", "response.failed", "response.incomplete"}
 
 
@@ -217,6 +218,38 @@ def test_a_turn_whose_process_dies_again_and_again_is_given_up(stage: Stage) -> 
     assert stage.ran("two") == ["first", "second", "second", "second"]
     stage.story(response.id)
     assert texts(stage.host.say("three -", response.id)) == ["begun", "turn 2"]
+
+
+def test_a_turn_that_waits_does_not_pay_for_the_one_that_kills(serve: Any, tmp_path: Path) -> None:
+    """It was accepted and never had a place while three processes died over another; then it runs, once."""
+    stage = Stage(serve, tmp_path)
+    stage.start("--max-concurrent-turns", "1")
+    deadly = stage.begin("deadly first")
+    time.sleep(1.1)  # the older one has the place after every start
+    waiting = [stage.begin(f"waiting{number} -") for number in range(3)]
+    for attempt in (1, 2, 3):
+        wait_for(lambda attempt=attempt: stage.ran("deadly").count("first") == attempt, f"attempt {attempt}")
+        stage.host.kill()
+        stage.start("--max-concurrent-turns", "1")
+    assert "3 times" in stage.ended(deadly.id).error.message
+    for number, response in enumerate(waiting):
+        assert texts(stage.ended(response.id)) == ["begun", "turn 1"]
+        assert stage.ran(f"waiting{number}") == ["first", "second", "third"]
+
+
+def test_a_step_whose_note_is_stored_is_not_taken_again(serve: Any, tmp_path: Path) -> None:
+    """Killed after a step of a handler has returned, while its sibling runs, the side effect stands there once."""
+    noted = tmp_path / "noted"
+    noted.mkdir()
+    host = serve(STEP, env={"NOTING": str(noted)})
+    response = host.client.responses.create(input="x", background=True)
+    wait_for((noted / "returned").exists, "the step has returned")
+    host.kill()
+    (noted / "go").touch()
+    host = serve(STEP, env={"NOTING": str(noted)})
+    wait_for(lambda: host.client.responses.retrieve(response.id).status == "completed", "it ends")
+    assert (noted / "step").read_text() == "charged\n"
+    assert (noted / "sibling").read_text() == "begun\n" * 2
 
 
 def test_a_host_that_is_stopped_leaves_its_background_turns_to_the_next(stage: Stage) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from agent_host.testing.crash_points import CrashPoint
 from tests.crash.cells import KINDS
-from tests.crash.matrix import Cell, Outcome, all_cells, other_cells, run_cells
+from tests.crash.matrix import Cell, Outcome, all_cells, other_cells, run_cells, unreached
 
 PACKAGE = Path(__file__).parents[2] / "agent_host"
 
@@ -101,3 +101,10 @@ def test_every_crash_point_says_where_it_lies() -> None:
     source = (PACKAGE / "crash_points.py").read_text()
     described = re.findall(r"^    (\w+) = \"(\w+)\"\n    \"\"\"[^\n]+\"\"\"$", source, re.MULTILINE)
     assert described == [(point.name, point.value) for point in CrashPoint]
+
+
+def test_a_point_that_no_process_comes_by_is_told() -> None:
+    """A cell may be empty, a whole row may not: the long form would say nothing about its point."""
+    cells = [Cell(point, deed, lambda _: True) for point in (CrashPoint.TAKEN, CrashPoint.NOTED) for deed in "ab"]
+    passed = dict(zip(cells, (True, False, False, False), strict=True))
+    assert unreached({cell: Outcome(passed[cell], "", 0.0) for cell in cells}) == [CrashPoint.NOTED]

@@ -3,7 +3,12 @@
 import asyncio
 from typing import Any, Never
 
+import openai
+import pytest
+
 from agent_host import TextDelta, WorkflowBuilder, WorkflowContext, executor
+from agent_host.server import following as followed_by
+from tests.server.unsteady import UnsteadyStore
 
 
 def waiting(gate: asyncio.Event) -> Any:
@@ -79,3 +84,42 @@ async def test_a_head_of_a_stream_reads_no_event(serve_app: Any) -> None:
     assert answer.headers["content-type"] == "application/json"
     gate.set()
     await followed(site, response.id)
+
+
+async def test_a_store_that_fails_for_a_moment_breaks_no_stream(
+    serve_app: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked again, and nothing is missed."""
+    monkeypatch.setattr(followed_by, "POLL", 0.01)
+    gate = asyncio.Event()
+    store = UnsteadyStore(tmp_path / "host.db")
+    site = await serve_app(waiting(gate), store)
+    response = await site.say("x", background=True)
+    reading = asyncio.create_task(followed(site, response.id))
+    await asyncio.sleep(0.2)
+    store.failures["read_events"] = 3
+    gate.set()
+    seen = await asyncio.wait_for(reading, 5)
+    assert store.failures["read_events"] == 0
+    assert seen[-1].response.output_text == "begun ended"
+    assert [event.sequence_number for event in seen] == list(range(len(seen)))
+
+
+async def test_a_store_that_stays_away_ends_the_stream(
+    serve_app: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever: the stream breaks off without a last event, and the client comes back."""
+    monkeypatch.setattr(followed_by, "POLL", 0.01)
+    gate = asyncio.Event()
+    store = UnsteadyStore(tmp_path / "host.db")
+    site = await serve_app(waiting(gate), store)
+    response = await site.say("x", background=True)
+    reading = asyncio.create_task(followed(site, response.id))
+    await asyncio.sleep(0.2)
+    store.failures["read_events"] = 1000
+    gate.set()
+    with pytest.raises(openai.APIConnectionError):
+        await asyncio.wait_for(reading, 5)
+    assert 1000 - store.failures["read_events"] == followed_by.MOST_TRIES
+    store.failures["read_events"] = 0
+    assert (await followed(site, response.id))[-1].type == "response.completed"

@@ -10,6 +10,7 @@ import pytest
 
 from agent_host import (
     Executor,
+    TextDelta,
     WorkflowBuilder,
     WorkflowContext,
     config,
@@ -26,7 +27,7 @@ from agent_host.server.continuation import Continuation
 from agent_host.server.host import Sources
 from agent_host.server.stored import stored_request
 from agent_host.settings import Settings
-from agent_host.stores.records import TurnInFlight
+from agent_host.stores.records import Guard, TurnInFlight
 from agent_host.wire.request import parse_request
 from tests.server.unsteady import UnsteadyStore
 
@@ -50,8 +51,8 @@ def echoing() -> Workflow:
     return WorkflowBuilder(start_executor=Echo(), name="echoing").build()
 
 
-async def left_behind(path: str, request: bytes, *, attempts: int = 0) -> None:
-    """A store with a turn that a process had accepted, and had begun with some times, when it died."""
+async def left_behind(path: str, request: bytes, *, attempts: int = 0, has_begun: bool = True) -> None:
+    """A store with a turn that processes had accepted and taken, and had begun with or not, when they died."""
     root = (await echoing().definition()).root
     store = open_store(path)
     await store.open()
@@ -59,6 +60,8 @@ async def left_behind(path: str, request: bytes, *, attempts: int = 0) -> None:
     await store.admit("", turn, [root])
     for number in range(attempts):
         await store.take("", "resp_left", f"process {number}", now=number * 10.0, until=number * 10.0 + 5)
+        if has_begun:
+            await store.begin("", Guard("resp_left", f"process {number}"), [])
     await store.aclose()
 
 
@@ -112,6 +115,49 @@ async def test_a_turn_that_cannot_go_on_ends_as_failed(
     await site.client.responses.delete("resp_left")
 
 
+async def test_a_turn_that_waited_while_processes_died_is_taken(serve_app: Any, tmp_path: Any) -> None:
+    """Whatever killed them, it was not the turn: without a place it has run nowhere."""
+    path = f"{tmp_path}/left.db"
+    await left_behind(path, asking("hello"), attempts=5, has_begun=False)
+    site = await serve_app(echoing(), path)
+    assert (await ended(site)).output_text.startswith("1: hello")
+
+
+async def test_a_host_serves_while_it_looks_for_what_was_left_behind(serve_app: Any, tmp_path: Any) -> None:
+    """However many turns there are to take up, the start does not wait for them."""
+    await left_behind(f"{tmp_path}/left.db", asking("hello"))
+    store = UnsteadyStore(tmp_path / "left.db")
+    gate = store.hold("take")
+    async with asyncio.timeout(5):
+        site = await serve_app(echoing(), store)
+        assert (await site.http.get("/readiness")).status_code == 200
+        assert (await site.say("x")).output_text.startswith("1: x")
+        await gate.reached.wait()
+    gate.open()
+    assert (await ended(site)).output_text.startswith("1: hello")
+
+
+async def test_a_turn_that_another_process_has_taken_is_left_at_once(serve_app: Any, tmp_path: Any) -> None:
+    """Its first events that are refused end the work on it; nobody pays for what nobody will see."""
+
+    class Ticking(Executor):
+        @handler
+        async def take(self, text: str, ctx: WorkflowContext[Never, str]) -> None:
+            while True:
+                await ctx.yield_output(TextDelta("tick "))
+                await asyncio.sleep(0.01)
+
+    site = await serve_app(WorkflowBuilder(start_executor=Ticking("ticking"), name="ticking").build())
+    response = await site.say("x", background=True)
+    await asyncio.sleep(0.1)
+    assert len(site.host.background) == 1
+    await site.host.store.take("", response.id, "another", now=0, until=time.time() + 60, by_force=True)
+    async with asyncio.timeout(background.RENEW_EVERY / 2):
+        while len(site.host.background):
+            await asyncio.sleep(0.01)
+    assert (await site.host.store.read_turn("", response.id)).status == "in_progress"
+
+
 class Cashier(Executor):
     """Asks, with a limit in time; charges when it is answered."""
 
@@ -125,6 +171,14 @@ class Cashier(Executor):
     @response_handler
     async def charge(self, asked: str, answer: str, ctx: WorkflowContext[str, str]) -> None:
         await ctx.send_message(f"charged {answer}")
+
+
+class Passing(Executor):
+    """Hands on what it hears."""
+
+    @handler
+    async def take(self, text: str, ctx: WorkflowContext[str, str]) -> None:
+        await ctx.send_message(text)
 
 
 class Printer(Executor):
@@ -171,6 +225,39 @@ async def test_an_answer_in_time_counts_however_late_the_turn_is_taken_up(
         while (found := await site.client.responses.retrieve(taken.id)).status in ("queued", "in_progress"):
             await asyncio.sleep(0.01)
     assert (found.status, found.output_text) == ("completed", "charged yes")
+
+
+class Unreadable(UnsteadyStore):
+    """A store that may fail to give back what a turn goes on from."""
+
+    async def recorded(self, *arguments: Any) -> Any:
+        await self._reach("recorded")
+        return await super().recorded(*arguments)
+
+
+async def test_a_turn_that_cannot_be_read_back_for_a_moment_is_begun_again(
+    serve_app: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was accepted: the failure of the store is another attempt, and no failure of the turn."""
+    monkeypatch.setattr(background, "LEASE", 0.1)
+    monkeypatch.setattr(background, "RENEW_EVERY", 0.02)
+    path, first, printer = tmp_path / "till.db", Passing("first"), Printer()
+    workflow = WorkflowBuilder(start_executor=first, name="till").add_edge(first, printer).build()
+    site = await serve_app(create_app(workflow, f"{path}", settings=Settings(shutdown_grace=0.05)))
+    taken = await site.say("x", background=True)
+    async with asyncio.timeout(20):
+        while (turn := await site.host.store.read_turn("", taken.id)).commit == turn.start_commit:
+            await asyncio.sleep(0.01)
+    await site.host.aclose()
+    printer.may_print.set()
+    store = Unreadable(path)
+    store.failures["recorded"] = 2
+    site = await serve_app(workflow, store)
+    async with asyncio.timeout(20):
+        while (found := await site.client.responses.retrieve(taken.id)).status in ("queued", "in_progress"):
+            await asyncio.sleep(0.01)
+    assert (found.status, found.output_text) == ("completed", "x")
+    assert store.called["recorded"] == 3
 
 
 @pytest.mark.parametrize("verb", ["lapsed", "read_events"])

@@ -43,6 +43,8 @@ async def main():
         done()
         await store.take("", f"resp_{n}", "me", now=0, until=1e12)
         done()
+        await store.begin("", guard, [])
+        done()
         await store.record("", guard, {"a": b"1", "b": b"2"})
         done()
         await store.step("", guard, [commit], [b"0", b"1"])
@@ -61,7 +63,7 @@ async def main():
         done()
         await store.delete_response("", f"resp_{n - 2}")
         done()
-        await store.expire(n, 0)
+        await store.forget_events(n, 100)
         done()
         last, head = commit, commit.id
 
@@ -105,6 +107,9 @@ class Seen:
         self.keys.append(n)
 
     def take(self, n: int) -> None:
+        self.turn = (n, "in_progress", f"chk_{n - 1}" if n else ROOT.id, 0, -1)
+
+    def begin(self, n: int) -> None:
         self.turn = (n, "in_progress", f"chk_{n - 1}" if n else ROOT.id, 1, -1)
 
     def record(self, n: int) -> None:
@@ -141,6 +146,7 @@ VERBS = (
     Seen.add,
     Seen.admit,
     Seen.take,
+    Seen.begin,
     Seen.record,
     Seen.step,
     Seen.append,

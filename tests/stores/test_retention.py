@@ -204,3 +204,26 @@ async def test_a_blob_that_is_named_again_stays(newest_goes: bool) -> None:
     assert freed == (Freed() if newest_goes else Freed(1, len(other)))
     assert (await store.collect_blobs()).count == newest_goes
     await store.aclose()
+
+
+async def test_large_blobs_go_in_several_steps() -> None:
+    """R64: one transaction removes so many bytes at most, so that turns need not wait for all of them."""
+    database = SqliteDatabase(None)
+    store = SqlStore(database)
+    await store.open()
+    large = [b"\x00\x00" + bytes([number]) * 3_000_000 for number in range(4)]
+    gone = child(ROOT, "gone", *large, session="resp_1")
+    await store.finish("", response("1", ROOT, gone), [ROOT, gone])
+    await store.delete_response("", "resp_1")
+    await store.prune([CommitName("", gone.id)])
+    writes: list[object] = []
+    write = database.write
+
+    async def counted(fn: Callable[[Connection], T], then: Callable[[], object] | None = None) -> T:
+        writes.append(fn)
+        return await write(fn, then)
+
+    database.write = counted  # type: ignore[method-assign]  # one store, one test
+    assert (await store.collect_blobs()).count == 4
+    assert len(writes) == 2
+    await store.aclose()

@@ -27,7 +27,7 @@ FROM turns WHERE user_id = ? AND id = ?
 DELETE FROM responses WHERE user_id = ? AND id = ?
 
 -- insert_item_place --
--- Note which response brought an item, unless an earlier one did.
+-- Note that a response has brought an item.
 INSERT INTO item_places (user_id, id, response_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
 
 -- delete_item_place --
@@ -35,8 +35,9 @@ INSERT INTO item_places (user_id, id, response_id) VALUES (?, ?, ?) ON CONFLICT 
 DELETE FROM item_places WHERE user_id = ? AND id = ? AND response_id = ?
 
 -- select_item_places --
--- The responses that brought items; the three dots stand for one `?` for each id.
-SELECT id, response_id FROM item_places WHERE user_id = ? AND id IN (...)
+-- The responses that brought items, newest first; the three dots stand for one `?` for each id.
+SELECT p.id, r.id FROM item_places AS p JOIN responses AS r ON r.user_id = p.user_id AND r.id = p.response_id
+WHERE p.user_id = ? AND p.id IN (...) ORDER BY r.rowid DESC
 
 -- select_bytes_of_items --
 -- What holds the items of a response.
@@ -84,9 +85,13 @@ SELECT k.fingerprint, k.response_id
 FROM idempotency_keys AS k JOIN responses AS r ON r.user_id = k.user_id AND r.id = k.response_id
 WHERE k.user_id = ? AND k.name = ? AND k.created_at >= ?
 
--- delete_old_keys --
--- Forget the keys from before a time.
-DELETE FROM idempotency_keys WHERE created_at < ?
+-- select_old_keys --
+-- The oldest idempotency keys from before a time.
+SELECT user_id, name FROM idempotency_keys WHERE created_at < ? ORDER BY created_at LIMIT ?
+
+-- delete_key --
+-- Forget an idempotency key.
+DELETE FROM idempotency_keys WHERE user_id = ? AND name = ?
 
 -- insert_turn --
 -- Store a turn that waits to be begun, unless its id, its conversation or its key has another one in flight.
@@ -128,7 +133,7 @@ WHERE t.owner IS NULL OR t.lease_until <= ? ORDER BY t.created_at, t.id
 
 -- take_turn --
 -- Give a turn a new owner, if it has none, or one whose lease has lapsed, or in any case.
-UPDATE turns SET owner = ?, lease_until = ?, status = 'in_progress', attempt = attempt + 1
+UPDATE turns SET owner = ?, lease_until = ?, status = 'in_progress'
 WHERE user_id = ? AND id = ? AND (owner IS NULL OR lease_until <= ? OR ?)
 
 -- renew_turn --
@@ -136,8 +141,8 @@ WHERE user_id = ? AND id = ? AND (owner IS NULL OR lease_until <= ? OR ?)
 UPDATE turns SET lease_until = ? WHERE user_id = ? AND id = ? AND owner = ?
 
 -- give_back_turn --
--- End the lease of an owner's turn, and do not count the attempt.
-UPDATE turns SET owner = NULL, lease_until = NULL, attempt = attempt - 1 WHERE user_id = ? AND id = ? AND owner = ?
+-- End the lease of an owner's turn, and do not count the attempt that has begun, if one has.
+UPDATE turns SET owner = NULL, lease_until = NULL, attempt = attempt - ? WHERE user_id = ? AND id = ? AND owner = ?
 
 -- let_leases_lapse --
 -- Take every turn from its owner.
@@ -147,9 +152,13 @@ UPDATE turns SET owner = NULL, lease_until = NULL WHERE owner IS NOT NULL
 -- Take the next places in a turn's event log, if the guard holds; a writer that holds the row keeps others waiting.
 UPDATE turns SET last_sequence = last_sequence + ? WHERE user_id = ? AND id = ? AND owner = ? AND last_sequence = ?
 
+-- begin_turn --
+-- Count an attempt at a turn.
+UPDATE turns SET attempt = attempt + 1 WHERE user_id = ? AND id = ?
+
 -- move_turn --
--- Let a turn stand at a commit.
-UPDATE turns SET commit_id = ? WHERE user_id = ? AND id = ?
+-- Let a turn stand at a commit, from where it is attempted for the first time.
+UPDATE turns SET commit_id = ?, attempt = 1 WHERE user_id = ? AND id = ?
 
 -- delete_turn --
 -- Forget a turn in flight.
@@ -186,8 +195,8 @@ ORDER BY last_sequence LIMIT ?
 DELETE FROM events WHERE user_id = ? AND response_id = ?
 
 -- select_old_logs --
--- The responses that ended before a time and whose events are kept.
-SELECT user_id, id FROM responses WHERE log_ended_at < ?
+-- The responses that ended first of those before a time and whose events are kept.
+SELECT user_id, id FROM responses WHERE log_ended_at < ? ORDER BY log_ended_at LIMIT ?
 
 -- note_log_gone --
 -- Note that the events of a response are not kept any more.
@@ -340,7 +349,7 @@ WITH RECURSIVE chain (depth, id, parent, workflow, session_id, kind, seq, step, 
     WHERE NOT chain.complete
 )
 SELECT id, parent, workflow, session_id, kind, seq, step, created_at, signature, delta, complete, distance
-FROM chain ORDER BY depth
+FROM chain ORDER BY depth, kind <> 'root'
 
 -- select_blobs --
 -- The bodies of blobs of one partition; the three dots stand for one `?` for each hash.
@@ -526,8 +535,8 @@ SELECT COALESCE(MAX(rowid), 0) FROM blobs
 SELECT hash, body FROM blobs WHERE rowid > ? AND rowid <= ? AND substr(body, 1, 2) <> x'0000'
 
 -- select_blob_names --
--- The blobs between two places.
-SELECT user_id, hash FROM blobs WHERE rowid > ? AND rowid <= ?
+-- The blobs between two places, with their sizes.
+SELECT user_id, hash, LENGTH(body) FROM blobs WHERE rowid > ? AND rowid <= ?
 
 -- select_blob_size --
 -- The size of a blob.

@@ -12,3 +12,14 @@ CREATE INDEX compactions_by_commit ON compactions (commit_id, user_id) WHERE com
 CREATE INDEX compactions_by_time ON compactions (created_at);
 CREATE INDEX heads_by_commit ON heads (commit_id, user_id);
 CREATE INDEX turns_by_start ON turns (start_commit, user_id);
+
+-- Where an item lies is known of every response that brought it, so that it is found when another one of them goes.
+DROP TABLE item_places;
+CREATE TABLE item_places (
+    user_id TEXT NOT NULL,
+    id TEXT NOT NULL,
+    response_id TEXT NOT NULL,
+    PRIMARY KEY (user_id, id, response_id)
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO item_places (user_id, id, response_id)
+SELECT r.user_id, i.value, r.id FROM responses AS r, json_each(CAST(r.items AS TEXT)) AS i WHERE r.items IS NOT NULL;

@@ -70,7 +70,7 @@ CREATE TABLE item_places (
     user_id TEXT NOT NULL,
     id TEXT NOT NULL,
     response_id TEXT NOT NULL,
-    PRIMARY KEY (user_id, id)
+    PRIMARY KEY (user_id, id, response_id)
 ) WITHOUT ROWID;
 
 CREATE TABLE calls (
