@@ -16,7 +16,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from agent_host.cli import logs
 from agent_host.cli.target import load_workflow
 from agent_host.errors import SettingsError
+from agent_host.foundry.emulation import VARIABLES
 from agent_host.server.app import create_app, default_store
+from agent_host.server.gateway import EmulatedGateway
 from agent_host.server.host import Host
 from agent_host.server.runs import CUT_PATIENCE
 from agent_host.server.streams import STALLED_AFTER
@@ -50,6 +52,7 @@ LAST_WORDS = 0.5
     "--trust-host", "trusted_hosts", metavar="NAME", multiple=True, help="Without a key: a name whose pages may call."
 )
 @click.option("--no-auth", is_flag=True, help="Serve other machines without an API key.")
+@click.option("--emulate-foundry", is_flag=True, help="Behave as a Foundry hosted agent on this machine.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
@@ -66,6 +69,7 @@ def serve(
     strict_model: bool,
     trusted_hosts: tuple[str, ...],
     no_auth: bool,
+    emulate_foundry: bool,
     log_level: str,
 ) -> None:
     """Serve a workflow, for example: agent-host serve app.py:workflow
@@ -73,12 +77,16 @@ def serve(
     The workflow is a module's or file's attribute, or a function that returns one. With AGENT_HOST_API_KEY set,
     clients must send that key.
     """
+    if emulate_foundry:
+        # The workflow's own program finds them too, as it would there.
+        os.environ.update({name: value for name, value in VARIABLES.items() if not os.environ.get(name)})
+        host = host or "127.0.0.1"
     settings = Settings.from_environment(
         host=host, port=port, max_concurrent_turns=max_concurrent_turns, shutdown_grace=shutdown_grace,
         progress=progress, approvals=approvals, strict_model=strict_model, trusted_hosts=trusted_hosts,
         keep_responses=None if keep_responses is None else duration(keep_responses),
     )  # fmt: skip
-    if not settings.is_local and settings.api_key is None and not no_auth:
+    if not (settings.is_local or settings.api_key or settings.platform or no_auth):
         raise SettingsError(
             f"Binding {settings.host} lets other machines in. Set AGENT_HOST_API_KEY, or say --no-auth if something "
             "in front of the host checks who calls."
@@ -90,6 +98,9 @@ def serve(
     workflow = load_workflow(target)
     address = store_url or default_store(workflow)
     app = create_app(workflow, address, settings=settings)
+    if emulate_foundry:
+        app.add_middleware(EmulatedGateway)
+        log.info("emulating a Foundry hosted agent; the header x-ms-user-identity says which user calls")
     listening = _bind(settings)
     with asyncio.Runner(loop_factory=uvicorn.Config(app, log_config=None).get_loop_factory()) as runner:
         runner.run(_serve(app, app.state.agent_host, listening, address))

@@ -40,6 +40,6 @@ async def compact_response(exchange: Exchange) -> None:
     await host.store.keep_compaction(user, kept)
     asked = [item for item in items if item["type"] == "message" and item["role"] == "user"]
     output = [*asked, compaction_item(ids.new("cmp", key), handle)]
-    answer = compaction_object(ids.new("resp", key), created_at, output, usage_object())
+    answer = compaction_object(ids.new(host.hosting.response_prefix, key), created_at, output, usage_object())
     exchange.about = answer["id"]
     await exchange.answer(answer)

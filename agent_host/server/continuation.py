@@ -7,11 +7,13 @@
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
 
 from agent_host.engine.view import View
+from agent_host.errors import TurnConflictError
 from agent_host.server import questions
 from agent_host.server.connection_memory import LaneMemory, Unstored
 from agent_host.server.host import Host
@@ -103,6 +105,8 @@ async def _resolved(host: Host, user: str, request: CreateRequest) -> Resolved:
 async def _in_conversation(host: Host, user: str, conversation_id: str, request: CreateRequest) -> Continuation:
     store, brought = host.store, await _resolved(host, user, request)
     conversation = await store.read_conversation(user, conversation_id)
+    if conversation is None and not host.hosting.owns_conversations:
+        conversation = await _taken_over(host, user, conversation_id)
     if conversation is None:
         raise problems.conversation_not_found(conversation_id)
     head = conversation.head or host.definition.root.id
@@ -112,6 +116,14 @@ async def _in_conversation(host: Host, user: str, conversation_id: str, request:
     waiting = await store.waiting_items(user, conversation_id)
     new = await _new(host, user, head, brought, tuple(item.id for item in waiting.items))
     return Continuation(view, new, conversation=conversation, waiting=waiting)
+
+
+async def _taken_over(host: Host, user: str, conversation_id: str) -> Conversation | None:
+    """A conversation that was made elsewhere, with nothing said in it yet."""
+    with suppress(TurnConflictError):  # another turn was faster
+        found = Conversation(conversation_id, int(host.sources.clock()), b"{}")
+        await host.store.create_conversation(user, found, ())
+    return await host.store.read_conversation(user, conversation_id)
 
 
 async def _new(

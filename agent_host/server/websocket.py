@@ -293,7 +293,7 @@ class Connection:
         try:
             if not frame.generates:
                 return await warm_up(self._host, frame.body, who, answer, lane.memory)
-            return await take_turn(self._host, frame.body, who, lambda _: answer, memory=lane.memory)
+            return await take_turn(self._host, frame.body, who, lambda *_: answer, memory=lane.memory)
         except StoreClosedError:
             raise going_down() from None
         except asyncio.CancelledError:
@@ -316,7 +316,6 @@ class Connection:
 
 
 def _client(scope: Scope, new_request_id: Callable[[], str]) -> Identity:
-    """What the client says of itself for all turns; each has an id of its own, and no idempotency key."""
-    return identify(
-        {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}, new_request_id
-    )
+    """What the client says of itself for all turns; each has ids of its own, and no idempotency key."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    return replace(identify(headers, new_request_id), response_id="")
