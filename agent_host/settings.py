@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from agent_host.errors import SettingsError
@@ -67,7 +67,8 @@ class Settings:
     `trusted_hosts` are names, without ports: as long as there is no API key, browsers' pages of these hosts may use
     this one too, and besides addresses and `localhost` it may be called by them. `keep_responses` is how old
     responses get before the host forgets them; with 0 it keeps them for ever. `platform` is the hosted agent platform
-    that runs the host, None where nothing does.
+    that runs the host, None where nothing does. `otlp_endpoint` and `application_insights`, a connection string, are
+    where `agent-host serve` sends traces, metrics and logs.
     """
 
     host: str = "127.0.0.1"
@@ -85,6 +86,8 @@ class Settings:
     keep_responses: float = 30 * DAY
     trusted_hosts: tuple[str, ...] = ()
     platform: Platform | None = None
+    otlp_endpoint: str | None = None
+    application_insights: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **given: Any) -> "Settings":
@@ -99,6 +102,8 @@ class Settings:
             api_key=source.get("AGENT_HOST_API_KEY") or None,
             keep_alive=_keep_alive(source.get("SSE_KEEPALIVE_INTERVAL") or "15"),
             platform=Platform.from_environment(source),
+            otlp_endpoint=source.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
+            application_insights=source.get("APPLICATIONINSIGHTS_CONNECTION_STRING") or None,
         )
         if settings.platform is not None:
             settings = replace(settings, host="0.0.0.0", shutdown_grace=25.0, expose_errors=False)

@@ -1,10 +1,12 @@
 """`agent-host serve`: run one workflow on uvicorn, and go down in order."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -14,21 +16,26 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from agent_host.cli import logs
+from agent_host.cli.exporting import export
 from agent_host.cli.target import load_workflow
 from agent_host.errors import SettingsError
 from agent_host.foundry.emulation import VARIABLES
+from agent_host.foundry.observability import MARK
 from agent_host.server.app import create_app, default_store
 from agent_host.server.gateway import EmulatedGateway
 from agent_host.server.host import Host
 from agent_host.server.runs import CUT_PATIENCE
 from agent_host.server.streams import STALLED_AFTER
 from agent_host.settings import APPROVALS, PROGRESS, Settings, duration, in_words
+from agent_host.telemetry import AGENT_NAME
 
 log = logging.getLogger("agent_host")
 
 BACKLOG = 2048
 LAST_WORDS = 0.5
 """Seconds that answers get to leave after the last turn, and that threads get to end after the store has closed."""
+EXPORT_PATIENCE = 2.0
+"""Seconds that what was observed last gets to reach those who watch."""
 
 
 @click.command()
@@ -102,8 +109,10 @@ def serve(
         app.add_middleware(EmulatedGateway)
         log.info("emulating a Foundry hosted agent; the header x-ms-user-identity says which user calls")
     listening = _bind(settings)
+    told = app.state.agent_host.agent
+    send_the_rest = export(settings, told[AGENT_NAME], MARK if settings.platform else {})
     with asyncio.Runner(loop_factory=uvicorn.Config(app, log_config=None).get_loop_factory()) as runner:
-        runner.run(_serve(app, app.state.agent_host, listening, address))
+        runner.run(_serve(app, app.state.agent_host, listening, address, send_the_rest))
 
 
 def _bind(settings: Settings) -> socket.socket:
@@ -130,7 +139,9 @@ def _bind(settings: Settings) -> socket.socket:
     return listening
 
 
-async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -> None:
+async def _serve(
+    app: Any, host: Host, listening: socket.socket, address: str, send_the_rest: Callable[[], None]
+) -> None:
     try:
         await host.open()
     except BaseException:
@@ -159,6 +170,8 @@ async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -
         log.info("shared by all conversations, not stored: %s", ", ".join(host.definition.foreign))
     await server.serve(sockets=[listening])
     log.info("stopped")
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.to_thread(send_the_rest), EXPORT_PATIENCE)
     _end_soon()
 
 

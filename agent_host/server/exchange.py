@@ -18,6 +18,7 @@ from agent_host.foundry.calls import on_behalf_of
 from agent_host.foundry.identity import identify
 from agent_host.server.host import Host
 from agent_host.server.streams import send_json
+from agent_host.telemetry import called_by
 from agent_host.wire import problems
 from agent_host.wire.problems import Problem, problem_body
 
@@ -120,7 +121,7 @@ class Endpoint:
                 await host.open()
             if self._serves_users and host.hosting.needs_call_id and not exchange.who.call_id:
                 raise problems.no_call_id()
-            with on_behalf_of(exchange.who.call_id):
+            with on_behalf_of(exchange.who.call_id), called_by(exchange.headers):
                 await self._serve(exchange)
         except Problem as problem:
             await exchange.refuse(problem)

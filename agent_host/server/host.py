@@ -17,6 +17,7 @@ from agent_host.engine.view import ReadBlobs, View, read_view
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import WorkflowValidationError
 from agent_host.foundry.hosting import hosting_of
+from agent_host.foundry.observability import agent_attributes
 from agent_host.ids import IdSource, random_bytes
 from agent_host.server.background import BackgroundTurns, TakeUp
 from agent_host.server.bridge import InputReader
@@ -66,6 +67,7 @@ class Host:
         self.store = store
         self.settings = settings
         self.hosting = hosting_of(settings.platform)
+        self.agent = agent_attributes(workflow.name, settings.platform)
         self.sources = sources or Sources()
         self.tokenizer = tokenizer
         self.runs = Runs(settings.max_concurrent_turns, settings.max_waiting_turns)

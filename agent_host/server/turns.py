@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from agent_host import telemetry
 from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.events import WorkflowEvent
 from agent_host.errors import (
@@ -30,6 +29,7 @@ from agent_host.server.ending import finish, give_up
 from agent_host.server.failures import failure, stopped
 from agent_host.server.host import Host
 from agent_host.server.idempotency import KEPT_FOR, Repeated, idempotency_key, refuse_repeated
+from agent_host.server.observing import observed
 from agent_host.server.running import materialise, run
 from agent_host.server.starting_point import starting_point
 from agent_host.server.stored import stored_request
@@ -85,7 +85,7 @@ async def take_turn(
 
 async def work(host: Host, turn: Turn, answer: Answer) -> Ended | None:
     """The turn itself, from the starting commit to the stored end; None if it is left for another process."""
-    with telemetry.turn_span() as span, on_behalf_of(turn.who.call_id):
+    with observed(host, turn, answer) as ended_as, on_behalf_of(turn.who.call_id):
         try:
             lane = await materialise(host, turn)
             outcome = await run(host, turn, lane, answer)
@@ -102,7 +102,7 @@ async def work(host: Host, turn: Turn, answer: Answer) -> Ended | None:
         ended = await finish(host, turn, outcome, answer)
         if ended is not None:
             answer.tell(ended.untold)
-        span.set_attributes({telemetry.RESPONSE_ID: turn.facts.id, telemetry.TURN_STATUS: outcome.status})
+        ended_as(outcome.status)
         return ended
 
 
