@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from agent_host.server.stored import read_request
+
 RESPONSE = re.compile("caresp_([0-9a-f]{16}00)[A-Za-z0-9]{32}")
 GIVEN = f"caresp_{'0' * 18}{'A' * 32}"
 
@@ -50,6 +52,16 @@ async def test_every_snapshot_in_a_stream_names_the_session(post: Any, sse_event
     shown = [event["response"] for event in sse_events(answer.text) if "response" in event]
     assert len(shown) >= 3
     assert {response["agent_session_id"] for response in shown} == {"S"}
+
+
+async def test_a_background_turn_is_stored_with_its_session_and_its_call_id(site: Any, post: Any) -> None:
+    """Whoever reads it or goes on with it later knows both; the call id is nowhere else."""
+    made = (await post(input="wait 10", agent_session_id="S", background=True)).json()
+    assert (await site.http.get(f"/responses/{made['id']}")).json()["agent_session_id"] == "S"
+    in_flight = await site.host.store.read_turn("ann", made["id"])
+    who = read_request(in_flight.request).who("ann")
+    assert (who.session_id, who.call_id) == ("S", "call-1")
+    assert "call-1" not in repr(who)
 
 
 async def test_a_session_must_be_fit_for_a_header(post: Any, fault: Any) -> None:

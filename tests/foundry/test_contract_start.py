@@ -1,6 +1,7 @@
 """How a hosted agent starts and stops: what it reads of its environment, where it listens, how it goes down."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from agent_host import create_app
 from agent_host.errors import SettingsError
+from agent_host.foundry.emulation import CALLER_NAMED, as_passed_on
 from agent_host.settings import Platform, Settings
 
 TICKING = f"{Path(__file__).parents[1] / 'server' / 'ticking.py'}:workflow"
@@ -157,6 +159,23 @@ def test_users_are_apart_on_ones_own_machine(serve: Any) -> None:
     assert get(response_id, x_ms_user_identity="bob") == 404
     assert get(response_id) == 404
     assert get(response_id, x_agent_user_id="ann") == 404
+
+
+def test_a_gateway_passes_on_what_it_knows() -> None:
+    """Neither keys nor cookies nor what only the platform may say; users have opaque names, requests each a call id."""
+    given = [
+        (b"authorization", b"Bearer key"), (b"cookie", b"c"), (b"idempotency-key", b"k"), (b"x-agent-user-id", b"ann"),
+        (b"x-agent-foundry-call-id", b"mine"), (b"x-agent-response-id", b"r"), (b"x-ms-user-identity", b"ann"),
+        (b"x-client-team", b"blue"), (b"content-type", b"application/json"), (b"traceparent", b"t"),
+    ]  # fmt: skip
+    passed = as_passed_on(given, lambda: "call-1")
+    assert passed[:-2] == given[-3:]
+    (user_header, user), call = passed[-2:]
+    assert (user_header, call) == (b"x-agent-user-id", (b"x-agent-foundry-call-id", b"call-1"))
+    assert re.fullmatch(b"[0-9a-f]{32}", user)
+    users = [as_passed_on([(CALLER_NAMED, name)], str)[-2][1] for name in (b"ann", b"bob", b"")]
+    assert users[0] == user
+    assert len(set(users)) == 3
 
 
 def test_pages_of_strangers_stay_out_of_an_emulated_platform(serve: Any) -> None:
