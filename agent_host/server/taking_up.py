@@ -10,6 +10,7 @@ import msgspec
 from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.view import View
 from agent_host.errors import StoreError
+from agent_host.foundry.calls import on_behalf_of
 from agent_host.ids import key_of
 from agent_host.server.continuation import UNFINISHED
 from agent_host.server.ending import finish
@@ -38,8 +39,17 @@ async def take_up(host: Host, user: str, in_flight: TurnInFlight) -> None:
     """Go on with a turn that nobody works on, in this process, or end it as failed if that cannot be."""
     taken = await host.background.take((user, in_flight.id))
     if taken is not None:  # else somebody else was faster
-        async with _in_order(host, user, taken):
-            await _go_on(host, user, taken)
+        # Another user's request may have led here: what is done now is done for the one who asked for the turn.
+        with on_behalf_of(_call_id(taken)):
+            async with _in_order(host, user, taken):
+                await _go_on(host, user, taken)
+
+
+def _call_id(taken: TurnInFlight) -> str:
+    try:
+        return read_request(taken.request).call_id
+    except msgspec.DecodeError:
+        return ""  # it is given up in a moment
 
 
 async def _go_on(host: Host, user: str, taken: TurnInFlight) -> None:

@@ -1,13 +1,16 @@
 """What stands in the headers of a hosted agent's answers, and what the agent reads in those of requests."""
 
 import asyncio
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
-from agent_host.foundry.calls import call_headers
+from agent_host.foundry.calls import call_headers, on_behalf_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -67,6 +70,48 @@ async def test_calls_made_for_a_request_carry_its_call_id_and_not_its_user(post:
     one, two = await asyncio.gather(*(post(input="call", headers={"x-agent-foundry-call-id": f"c{n}"}) for n in (1, 2)))
     told = [answer.json()["output"][0]["content"][0]["text"] for answer in (one, two)]
     assert told == [f"{ {'x-agent-foundry-call-id': call} }" for call in ("c1", "c2")]
+
+
+async def test_a_websocket_needs_a_call_id_too(site: Any) -> None:
+    """Without one it is refused; all turns of one that has one carry it."""
+    url = f"{site.url.replace('http', 'ws')}/responses"
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(url)
+    assert refused.value.response.status_code == 501
+    async with connect(url, additional_headers={"x-agent-foundry-call-id": "c3"}) as ws:
+        for _ in range(2):
+            await ws.send(json.dumps({"type": "response.create", "input": "call"}))
+            while (event := json.loads(await ws.recv()))["type"] != "response.completed":
+                pass
+            assert event["response"]["output"][0]["content"][0]["text"] == "{'x-agent-foundry-call-id': 'c3'}"
+
+
+async def test_a_turn_that_is_taken_up_carries_the_call_id_of_its_own_request(
+    hosted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is the request of another user that finds it left behind."""
+    site = await hosted()
+    seen: list[dict[str, str]] = []
+
+    async def take(key: Any, **options: Any) -> None:
+        """Nothing yet: the turn stays as one that its process has left."""
+
+    monkeypatch.setattr(site.host.background, "take", take)
+    made = (await site.http.post("/responses", json={"input": "call", "background": True})).json()
+    monkeypatch.undo()
+    read_events = site.host.store.read_events
+
+    async def noting(*arguments: Any) -> Any:
+        seen.append(call_headers())
+        return await read_events(*arguments)
+
+    monkeypatch.setattr(site.host.store, "read_events", noting)
+    with on_behalf_of("another"):
+        await site.host.settle_lapsed("bob", "caresp_x")
+    assert seen[0] == {"x-agent-foundry-call-id": "call-1"}
+    while (told := (await site.http.get(f"/responses/{made['id']}")).json())["status"] != "completed":
+        await asyncio.sleep(0.02)
+    assert told["output"][0]["content"][0]["text"] == "{'x-agent-foundry-call-id': 'call-1'}"
 
 
 async def test_the_call_id_stands_in_no_log(post: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -24,6 +24,15 @@ async def test_a_turn_is_a_completed_response_with_the_platforms_id(post: Any) -
     assert RESPONSE.fullmatch(body["id"])
 
 
+async def test_the_stock_client_reads_what_the_platform_adds(site: Any) -> None:
+    """Its strict types take plain answers and streams, and several turns follow each other."""
+    first = await site.say("one", extra_body={"agent_session_id": "S"})
+    assert first.model_extra["agent_session_id"] == "S"
+    async with site.client.responses.stream(input="two", model="m", previous_response_id=first.id) as stream:
+        second = await stream.get_final_response()
+    assert second.output_text == "one, two"
+
+
 @pytest.mark.parametrize("more", [{}, {"background": True}, {"stream": True}], ids=str)
 async def test_items_and_what_continues_share_the_partition_of_the_response(
     site: Any, post: Any, eventually: Any, more: dict[str, Any]
