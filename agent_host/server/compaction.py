@@ -21,8 +21,8 @@ _json = msgspec.json.Encoder().encode
 
 async def compact_response(exchange: Exchange) -> None:
     """POST /responses/compact: keep what was said under a handle that later requests may bring."""
-    request = parse_compact(await exchange.body())
     host, user = exchange.host, exchange.who.user
+    request = parse_compact(await exchange.body(), lenient=host.hosting.ignores_unknown_fields)
     ids, previous = host.sources.ids, request.previous_response_id
     key = key_of(previous) or ids.partition_key()
     commit: str | None = None

@@ -74,6 +74,13 @@ async def test_a_field_that_the_api_does_not_have_is_passed_over(post: Any, name
     assert "secret" not in answer.text
 
 
+@pytest.mark.parametrize("path", ["/responses/compact", "/responses/input_tokens"])
+async def test_what_is_only_asked_about_may_have_fields_of_the_gateway_too(site: Any, path: str) -> None:
+    """They are passed over at every endpoint that reads a request."""
+    answer = await site.http.post(path, json={"model": "m", "input": "x", "internal_metadata": 1})
+    assert answer.status_code == 200
+
+
 async def test_a_background_turn_with_fields_of_the_gateway_is_read_back(site: Any, post: Any, eventually: Any) -> None:
     """What was let in when it came is not refused when the turn is looked at."""
     answer = await post({"input": "wait 5", "background": True, "internal_metadata": 1})
