@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent_host.errors import SettingsError
 from agent_host.settings import Settings
 
 log = logging.getLogger("agent_host")
@@ -25,7 +26,8 @@ class _Exporters:
 def export(settings: Settings, name: str, marks: Mapping[str, str]) -> Callable[[], None]:
     """Begin to send what the host tells of itself under a service's name, each log record with the `marks`.
 
-    What is returned sends what is left, which takes its time where nobody listens.
+    What is returned sends what is left, which takes its time where nobody listens. Raises `SettingsError` for a
+    connection string that is none.
     """
     if not (settings.otlp_endpoint or settings.application_insights):
         return lambda: None
@@ -54,9 +56,12 @@ def _exporters(settings: Settings) -> _Exporters:
         from azure.monitor.opentelemetry import exporter as azure
 
         told = {"connection_string": settings.application_insights}
-        spans.append(azure.AzureMonitorTraceExporter(**told))
-        metrics.append(azure.AzureMonitorMetricExporter(**told))
-        logs.append(azure.AzureMonitorLogExporter(**told))
+        try:
+            spans.append(azure.AzureMonitorTraceExporter(**told))
+            metrics.append(azure.AzureMonitorMetricExporter(**told))
+            logs.append(azure.AzureMonitorLogExporter(**told))
+        except ValueError as error:
+            raise SettingsError(f"APPLICATIONINSIGHTS_CONNECTION_STRING cannot be used: {error}") from None
     return _Exporters(spans, metrics, logs)
 
 

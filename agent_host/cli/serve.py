@@ -1,7 +1,6 @@
 """`agent-host serve`: run one workflow on uvicorn, and go down in order."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -170,8 +169,10 @@ async def _serve(
         log.info("shared by all conversations, not stored: %s", ", ".join(host.definition.foreign))
     await server.serve(sockets=[listening])
     log.info("stopped")
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.to_thread(send_the_rest), EXPORT_PATIENCE)
+    # A thread that the process does not wait for: whoever it sends to may be away.
+    sending = threading.Thread(target=send_the_rest, daemon=True)
+    sending.start()
+    sending.join(EXPORT_PATIENCE)
     _end_soon()
 
 

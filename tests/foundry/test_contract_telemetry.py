@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -198,8 +200,17 @@ def test_application_insights_is_sent_the_same(serve: Any, collector: Collector)
 
 def test_a_collector_that_is_away_keeps_no_host_alive(serve: Any) -> None:
     """The host takes its turns and stops in time."""
-    host = one_turn(serve, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
-    assert "stopped" in host.log
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # connects, and never answers
+        host = one_turn(serve, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{deaf.getsockname()[1]}")
+    assert host.log.rstrip().endswith("stopped")
+
+
+def test_a_connection_string_that_is_none_ends_the_start(run_cli: Any) -> None:
+    """With one line that names the variable."""
+    done = run_cli("serve", TICKING, "--port", "0", env={"APPLICATIONINSIGHTS_CONNECTION_STRING": "nonsense"})
+    assert done.returncode == 1
+    assert re.search("^Error: APPLICATIONINSIGHTS_CONNECTION_STRING cannot be used", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
 
 
 def test_without_the_exporters_a_host_says_what_to_install(
