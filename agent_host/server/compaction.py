@@ -9,10 +9,10 @@ from agent_host.ids import key_of
 from agent_host.server.continuation import resolve
 from agent_host.server.exchange import Exchange
 from agent_host.server.history import history
-from agent_host.server.references import Resolved, id_of, resolve_references
+from agent_host.server.references import Resolved, resolve_references
 from agent_host.stores.records import Compaction
 from agent_host.wire.compaction import compaction_item, compaction_object, parse_compact
-from agent_host.wire.input import items_json, read_items
+from agent_host.wire.input import id_of, items_json, read_items
 from agent_host.wire.response import usage_object
 
 _HANDLE_BYTES = 24

@@ -6,9 +6,10 @@
 - What is continued holds already what it was told: items that a request repeats are not heard again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -18,11 +19,13 @@ from agent_host.server import questions
 from agent_host.server.connection_memory import LaneMemory, Unstored
 from agent_host.server.host import Host
 from agent_host.server.questions import AnswerItem
-from agent_host.server.references import Resolved, held_items, id_of, once, refuse_changed, resolve_references
+from agent_host.server.references import Resolved, held_items, resolve_references
 from agent_host.stores.records import Conversation, ResumePoint, Waiting
 from agent_host.wire import problems
-from agent_host.wire.input import InputItem, InputMessage, OtherItem, read_item
+from agent_host.wire.input import InputItem, InputMessage, OtherItem, id_of, read_item, said, without_repeats
 from agent_host.wire.request import CreateRequest
+
+Json = dict[str, Any]
 
 UNFINISHED = frozenset({"queued", "in_progress"})
 
@@ -33,7 +36,7 @@ class Continuation:
 
     `is_inline`: the request brings its own history, so what stands before its last answer is known already. `waiting`
     are the items that entered the conversation since its last turn. `unstored` is what a connection remembers of the
-    response that is continued, if that is not stored.
+    response that is continued, if that is not stored. `known_calls` are the ids of calls that the request has repeated.
     """
 
     view: View
@@ -42,6 +45,7 @@ class Continuation:
     conversation: Conversation | None = None
     waiting: Waiting = field(default_factory=Waiting)
     unstored: Unstored | None = None
+    known_calls: tuple[str, ...] = ()
 
     @property
     def entered(self) -> tuple[InputItem, ...]:
@@ -60,14 +64,16 @@ async def look_up(host: Host, user: str, request: CreateRequest, memory: LaneMem
         host.reader.read(request.items)
     unstored = memory.find(previous) if memory is not None else None
     if unstored is not None:
-        new = await _new(host, user, unstored.stored, await _resolved(host, user, request), unstored.heard)
-        return Continuation(unstored.view, new, unstored=unstored)
+        heard_since = dict.fromkeys(unstored.heard)
+        new = await _new(host, user, unstored.stored, await _resolved(host, user, request), heard_since)
+        return Continuation(unstored.view, new.items, unstored=unstored, known_calls=new.known_calls)
     if previous is not None:
         point = await resolve(host, user, previous)
         view = await host.view(user, point.commit)
         if view is None:
             raise problems.previous_response_not_found(previous)
-        return Continuation(view, await _new(host, user, point.commit, await _resolved(host, user, request)))
+        new = await _new(host, user, point.commit, await _resolved(host, user, request), {})
+        return Continuation(view, new.items, known_calls=new.known_calls)
     if named is not None:
         return await _in_conversation(host, user, named, request)
     return await _from_items(host, user, await _resolved(host, user, request))
@@ -99,7 +105,7 @@ def _is_plain(items: Sequence[InputItem]) -> bool:
 
 async def _resolved(host: Host, user: str, request: CreateRequest) -> Resolved:
     items = request.items
-    return Resolved(once(items)) if _is_plain(items) else await resolve_references(host.store, user, items)
+    return Resolved(without_repeats(items)) if _is_plain(items) else await resolve_references(host.store, user, items)
 
 
 async def _in_conversation(host: Host, user: str, conversation_id: str, request: CreateRequest) -> Continuation:
@@ -114,8 +120,16 @@ async def _in_conversation(host: Host, user: str, conversation_id: str, request:
     if view is None:
         raise problems.conversation_not_found(conversation_id)
     waiting = await store.waiting_items(user, conversation_id)
-    new = await _new(host, user, head, brought, tuple(item.id for item in waiting.items))
-    return Continuation(view, new, conversation=conversation, waiting=waiting)
+    new = await _new(host, user, head, brought, {item.id: msgspec.json.decode(item.body) for item in waiting.items})
+    return Continuation(view, new.items, False, conversation, waiting, known_calls=new.known_calls)
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """The items of a request that what it continues has not heard, and the calls among those that it has."""
+
+    items: tuple[InputItem, ...]
+    known_calls: tuple[str, ...] = ()
 
 
 async def _taken_over(host: Host, user: str, conversation_id: str) -> Conversation | None:
@@ -127,21 +141,41 @@ async def _taken_over(host: Host, user: str, conversation_id: str) -> Conversati
 
 
 async def _new(
-    host: Host, user: str, commit_id: str, brought: Resolved, heard_since: Sequence[str] = ()
-) -> tuple[InputItem, ...]:
-    """The items that the state of a commit has not heard, or said, already; nor anybody since.
+    host: Host, user: str, commit_id: str, brought: Resolved, heard_since: Mapping[str, Json | None]
+) -> _New:
+    """What the state of a commit has not heard, or said, already, and is not among what was `heard_since`, by id.
 
-    Raises the `Problem` of one that says something else under the id of one of those.
+    Raises the `Problem` of an item that says something else under the id of one that was heard.
     """
     items, ids = brought.items, {id for item in brought.items if (id := id_of(item)) is not None}
     if not ids:
-        return items
-    heard = set(heard_since)
-    held = held_items(await host.store.find_items(user, ids))
-    if not ids <= heard and (held or brought.was_compacted):
-        heard.update(id for turn in await host.store.read_heard(user, commit_id, ids - heard) for id in turn.items)
-    refuse_changed((item for item in items if id_of(item) in heard), held)
-    return tuple(item for item in items if id_of(item) not in heard)
+        return _New(items)
+    turns = await host.heard.at(user, commit_id)
+    if ids.isdisjoint(turns) and ids.isdisjoint(heard_since):
+        return _New(items)
+    known = {**await _said_by(host, user, {turns[id] for id in ids & turns.keys()}), **heard_since}
+    new: list[InputItem] = []
+    calls: list[str] = []
+    for item in items:
+        id = id_of(item)
+        if id is None or not (id in turns or id in heard_since):
+            new.append(item)
+            continue
+        first = known.get(id)
+        if first is not None and _differs(item, first):
+            raise problems.duplicate_item(id)
+        calls += [called] if (called := questions.called_by(item)) is not None else []
+    return _New(tuple(new), tuple(calls))
+
+
+async def _said_by(host: Host, user: str, response_ids: Collection[str]) -> dict[str, Json]:
+    """The items of these responses by their ids, as far as they are stored."""
+    records = [await host.store.read_response(user, response_id) for response_id in response_ids]
+    return held_items({id: (each.input, each.body) for each in records if each is not None for id in each.items})
+
+
+def _differs(item: InputItem, stored: Json) -> bool:
+    return said(item) != said(read_item(stored, ""))
 
 
 # --- What a request without ids continues --------------------------------------------------------------------------
@@ -153,7 +187,8 @@ async def _from_items(host: Host, user: str, resolved: Resolved) -> Continuation
     assert root is not None, "the root is always there"
     compacted = await host.view(user, resolved.commit) if resolved.commit is not None else None
     if compacted is not None:
-        return Continuation(compacted, await _new(host, user, compacted.commit_id, resolved, resolved.heard))
+        new = await _new(host, user, compacted.commit_id, resolved, dict.fromkeys(resolved.heard))
+        return Continuation(compacted, new.items, known_calls=new.known_calls)
     call_id = _last_call(resolved.items)
     commit = await host.store.find_call(user, call_id) if call_id is not None else None
     view = await host.view(user, commit) if commit is not None else None

@@ -14,12 +14,11 @@ from agent_host.server.cancellation import to_its_end
 from agent_host.server.connection_memory import Unstored
 from agent_host.server.failures import homeless, unstored
 from agent_host.server.host import Host
-from agent_host.server.references import id_of
 from agent_host.server.turn import Answer, Ended, Outcome, Turn
 from agent_host.stores.records import ConversationMove, Item, OpenCall, ResponseRecord
 from agent_host.wire import problems
 from agent_host.wire.events import Event
-from agent_host.wire.input import items_json
+from agent_host.wire.input import id_of, items_json
 from agent_host.wire.request import stored_items
 from agent_host.wire.transcript import Transcript
 
@@ -106,14 +105,15 @@ def record_of(host: Host, turn: Turn, outcome: Outcome, last: Last) -> tuple[Res
 def _heard(
     turn: Turn, outcome: Outcome, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]
 ) -> tuple[str, ...]:
-    """The ids of all items that the turn has added to what the state has heard and said."""
+    """The ids of all items that the state has heard and said since the stored commit that it has come from."""
     continues = turn.start.continues
+    before = continues.unstored.heard if continues.unstored is not None else ()
     if outcome.view.commit_id == continues.view.commit_id:
         return ()
     entered = [item.id for item in continues.waiting.items]
     meant = [id for item in continues.items if (id := id_of(item)) is not None]
     own = [item["id"] for item in (*inputs, *outputs)]
-    return tuple(dict.fromkeys((*entered, *meant, *own)))
+    return tuple(dict.fromkeys((*before, *entered, *meant, *own)))
 
 
 def _move(
@@ -146,7 +146,7 @@ def _left_by(turn: Turn, outcome: Outcome, last: Last) -> Unstored:
     before = turn.start.continues.unstored or Unstored(turn.start.view)
     if outcome.view.commit_id == turn.start.view.commit_id:
         return before.followed_by(outcome.view, outcome.commits, before.calls, ())
-    heard = _heard(turn, outcome, [], last.transcript.output)
+    heard = _heard(turn, outcome, [], last.transcript.output)[len(before.heard) :]
     return before.followed_by(outcome.view, outcome.commits, last.calls, heard)
 
 
@@ -183,6 +183,7 @@ async def _stored(host: Host, turn: Turn, outcome: Outcome) -> Ended:
         await to_its_end(host.store.finish(user, record, commits, move=move, key=key))
     reached(CrashPoint.FINISHED)
     host.root_is_stored = True
+    host.heard.carry_on(user, turn.start.view.commit_id, record.commit, record.id, record.heard)
     if outcome.status == "completed":
         host.remember(user, outcome.view)
     # What a background turn has to tell is told by its event log.

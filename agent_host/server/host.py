@@ -22,6 +22,7 @@ from agent_host.ids import IdSource, random_bytes
 from agent_host.server.background import BackgroundTurns, TakeUp
 from agent_host.server.bridge import InputReader
 from agent_host.server.event_log import EventLog
+from agent_host.server.heard import HeardItems
 from agent_host.server.questions import declared_questions
 from agent_host.server.retention import Retention
 from agent_host.server.runs import Runs
@@ -65,6 +66,7 @@ class Host:
     ) -> None:
         self.workflow = workflow
         self.store = store
+        self.heard = HeardItems(store)
         self.settings = settings
         self.hosting = hosting_of(settings.platform)
         self.agent = agent_attributes(workflow.name, settings.platform)

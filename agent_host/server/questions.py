@@ -8,7 +8,7 @@ the output of a call becomes a value of the type that the answer must have.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
@@ -26,10 +26,17 @@ from agent_host.errors import WorkflowRunnerException
 from agent_host.messages import ApprovalRequest, ApprovalResponse, FunctionCall, Message
 from agent_host.server.parts import parts_of
 from agent_host.server.plain import as_json
-from agent_host.server.references import id_of
 from agent_host.stores.records import OpenCall
 from agent_host.wire import problems
-from agent_host.wire.input import InputApproval, InputFunctionCall, InputFunctionOutput, InputItem, InputText, OtherItem
+from agent_host.wire.input import (
+    InputApproval,
+    InputFunctionCall,
+    InputFunctionOutput,
+    InputItem,
+    InputText,
+    OtherItem,
+    id_of,
+)
 
 _LONGEST_NAME = 64
 _YES = frozenset({"y", "yes", "true", "ok", "approve", "approved"})
@@ -160,16 +167,18 @@ class Answers:
     others: tuple[InputItem, ...]
 
 
-def match(items: Sequence[InputItem], calls: Sequence[OpenCall], pending: Sequence[str]) -> Answers:
+def match(
+    items: Sequence[InputItem], calls: Sequence[OpenCall], pending: Sequence[str], known_calls: Collection[str] = ()
+) -> Answers:
     """Find the answer to each pending request, or raise the `Problem` of one that is missing or was not asked for.
 
     The answers come in the order of `pending`, whatever their order in the request.
 
-    An output whose call stands in the request too is a piece of history, and no fault. `calls` may name a request
-    several times: each of its call ids will do.
+    An output whose call stands in the request too is a piece of history, and no fault; `known_calls` stood there and
+    are known already. `calls` may name a request several times: each of its call ids will do.
     """
     asked = {call.call_id: call.request_id for call in calls if call.request_id in pending}
-    history = {called for item in items if (called := called_by(item)) is not None}
+    history = {*known_calls, *(called for item in items if (called := called_by(item)) is not None)}
     answers: dict[str, AnswerItem] = {}
     others: list[InputItem] = []
     for item in items:

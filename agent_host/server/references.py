@@ -1,6 +1,6 @@
 """What items of a request stand for: a reference for a stored item, a compaction for the items it was made of."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,18 +8,7 @@ import msgspec
 
 from agent_host.stores.base import Store
 from agent_host.wire import problems
-from agent_host.wire.input import (
-    InputApproval,
-    InputCompaction,
-    InputFunctionCall,
-    InputFunctionOutput,
-    InputItem,
-    InputMessage,
-    InputPart,
-    InputReference,
-    OtherItem,
-    read_item,
-)
+from agent_host.wire.input import InputCompaction, InputItem, InputReference, id_of, read_item, said, without_repeats
 
 Json = dict[str, Any]
 
@@ -30,14 +19,12 @@ _decode = msgspec.json.Decoder().decode
 class Resolved:
     """Items without references and compactions, each id once.
 
-    `commit` is what a compaction at their head has kept, `heard` the ids of those that its state has heard;
-    `was_compacted`: some of them stood in compactions.
+    `commit` is what a compaction at their head has kept, `heard` the ids of those that its state has heard.
     """
 
     items: tuple[InputItem, ...]
     commit: str | None = None
     heard: tuple[str, ...] = ()
-    was_compacted: bool = False
 
 
 async def resolve_references(store: Store, user: str, items: Sequence[InputItem]) -> Resolved:
@@ -53,7 +40,7 @@ async def resolve_references(store: Store, user: str, items: Sequence[InputItem]
     for item in found:
         if isinstance(item, InputCompaction) and item.encrypted_content not in inside:
             inside[item.encrypted_content] = await _compacted(store, user, item)
-    return _in_place(found, inside) if inside else Resolved(once(found))
+    return _in_place(found, inside) if inside else Resolved(without_repeats(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +59,18 @@ async def _compacted(store: Store, user: str, item: InputCompaction) -> _Compact
 
 
 def _in_place(items: Sequence[InputItem], inside: Mapping[str, _Compacted]) -> Resolved:
-    """Each compaction's items in its place; what stands before it with one of their ids is the same item."""
-    compacted: set[str | None] = set()
+    """Each compaction's items in its place; what stands before it with one of their ids is the same item.
+
+    Raises the `Problem` of one that is not.
+    """
+    compacted: dict[str, InputItem] = {}
     kept: list[tuple[list[InputItem], _Compacted | None]] = []
     for item in reversed(items):
         made_of = inside[item.encrypted_content] if isinstance(item, InputCompaction) else None
         meant = (item,) if made_of is None else made_of.items
-        kept.append(([each for each in meant if id_of(each) not in compacted], made_of))
+        kept.append(([each for each in meant if not _stands_in(compacted, each)], made_of))
         if made_of is not None:
-            compacted.update(id for each in meant if (id := id_of(each)) is not None)
+            compacted.update({id: each for each in meant if (id := id_of(each)) is not None})
     head: _Compacted | None = None
     found: list[InputItem] = []
     for here, made_of in reversed(kept):
@@ -88,28 +78,17 @@ def _in_place(items: Sequence[InputItem], inside: Mapping[str, _Compacted]) -> R
             head = made_of
         found += here
     commit, heard = (head.commit, head.heard) if head is not None else (None, ())
-    return Resolved(once(found), commit, heard, was_compacted=True)
+    return Resolved(without_repeats(found), commit, heard)
 
 
-def id_of(item: InputItem) -> str | None:
-    """The id that an item came with."""
-    if isinstance(item, OtherItem):
-        given: str | None = item.raw.get("id")
-        return given
-    return item.id
-
-
-def once(items: Iterable[InputItem]) -> tuple[InputItem, ...]:
-    """The items without those that come again under the same id."""
-    seen: set[str] = set()
-    kept = []
-    for item in items:
-        id = id_of(item)
-        if id is None or id not in seen:
-            kept.append(item)
-        if id is not None:
-            seen.add(id)
-    return tuple(kept)
+def _stands_in(compacted: Mapping[str, InputItem], item: InputItem) -> bool:
+    """Whether a compaction holds an item."""
+    id = id_of(item)
+    if id is None or id not in compacted:
+        return False
+    if said(item) != said(compacted[id]):
+        raise problems.duplicate_item(id)
+    return True
 
 
 def held_items(holders: Mapping[str, Sequence[bytes]]) -> dict[str, Json]:
@@ -136,32 +115,3 @@ def _referred(held: Mapping[str, Json], reference: InputReference) -> InputItem:
     if reference.id not in held:
         raise problems.item_not_found(reference.id)
     return read_item(held[reference.id], reference.path)
-
-
-# --- The same item again -------------------------------------------------------------------------------------------
-
-
-def refuse_changed(items: Iterable[InputItem], held: Mapping[str, Json]) -> None:
-    """Raise the `Problem` of an item that says something else than the stored one of its id."""
-    for item in items:
-        id = id_of(item)
-        if id is not None and id in held and _said(item) != _said(read_item(held[id], "")):
-            raise problems.duplicate_item(id)
-
-
-def _said(item: InputItem) -> object:
-    """What an item says, however it is written; clients leave out, and add, what is beside that."""
-    if isinstance(item, InputMessage):
-        return item.role, _parts_said(item.parts)
-    if isinstance(item, InputFunctionCall):
-        return item.call_id, item.name
-    if isinstance(item, InputFunctionOutput):
-        return item.call_id, _parts_said(item.output)
-    if isinstance(item, InputApproval):
-        return item.approval_request_id, item.approve
-    return type(item)
-
-
-def _parts_said(parts: Iterable[InputPart]) -> list[object]:
-    fields = ("text", "refusal", "image_url", "file_id", "file_data", "file_url")
-    return [tuple(getattr(part, name, None) for name in fields) for part in parts]

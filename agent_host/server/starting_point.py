@@ -84,7 +84,7 @@ async def _answers(host: Host, user: str, continues: Continuation, now: float) -
     """The answers to all open questions of a commit, as values that these accept."""
     view, unstored = continues.view, continues.unstored
     if not any(cells.split_nested(key)[1].startswith(cells.REQUEST) for key in view.cells):
-        matched = questions.match(_brought(continues, ()), (), ())
+        matched = questions.match(_brought(continues, ()), (), (), continues.known_calls)
         return _Answered({}, (), matched.others)
     # A lane to try the answers on: the turn's own is not touched before all of them are known to be good.
     try:
@@ -97,7 +97,7 @@ async def _answers(host: Host, user: str, continues: Continuation, now: float) -
         if frame.outward and (request.expires_at is None or request.expires_at > now)
     }
     calls = [*await host.store.read_calls(user, view.commit_id), *(unstored.calls if unstored is not None else ())]
-    matched = questions.match(_brought(continues, calls), calls, list(asked))
+    matched = questions.match(_brought(continues, calls), calls, list(asked), continues.known_calls)
     approved = tuple(
         Approved(item.approval_request_id, asked[name])
         for name, item in matched.by_request.items()

@@ -52,6 +52,7 @@ class StoredRequest(msgspec.Struct, frozen=True):
     head: str | None = None
     waiting: list[dict[str, Any]] = []
     position: int = 0
+    known_calls: tuple[str, ...] = ()
     call_id: str = ""
     session_id: str = ""
 
@@ -63,7 +64,8 @@ class StoredRequest(msgspec.Struct, frozen=True):
         """What it continues, which is at this view, and what it brings there."""
         conversation = Conversation(conversation_id, 0, b"", self.head) if conversation_id is not None else None
         waiting = Waiting(tuple(Item(item["id"], _json(item)) for item in self.waiting), self.position)
-        return Continuation(view, read_items(self.items, "input"), self.is_inline, conversation, waiting)
+        items = read_items(self.items, "input")
+        return Continuation(view, items, self.is_inline, conversation, waiting, known_calls=self.known_calls)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -85,6 +87,7 @@ def stored_request(workflow: str, body: bytes, who: Identity, continues: Continu
             conversation.head if conversation is not None else None,
             [msgspec.json.decode(item.body) for item in continues.waiting.items],
             continues.waiting.position,
+            continues.known_calls,
             who.call_id,
             who.session_id,
         )

@@ -156,7 +156,7 @@ def connect_read_only(path: str) -> sqlite3.Connection:
         raise StoreError(f"There is no store at {path}. Name the file of one that a server has written.")
     _refuse_other_files(path)
     connection = sqlite3.connect(
-        f"{Path(path).as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
     )
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     return connection

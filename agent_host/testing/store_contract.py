@@ -6,6 +6,7 @@ a fault inside a store (a crash, a damaged row, a full disk) is tested beside th
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,16 +32,16 @@ from agent_host.testing.retention_contract import RetentionContract
 from agent_host.testing.turn_contract import TurnContract
 
 
-class StoreContract(CommitLogContract, TurnContract, ResponseContract, RetentionContract, ConversationContract):
+class StoreContract(CommitLogContract, TurnContract, ResponseContract, RetentionContract, ConversationContract, ABC):
     """Every rule of `Store` and of its `CommitLog`; subclasses say how a store is made.
 
     Those about turns in flight, about what is asked of finished responses, about what is forgotten, and about
     conversations are in the classes it inherits from.
     """
 
+    @abstractmethod
     async def make_store(self, tmp_path: Path) -> Store:
         """A new and empty store, not opened."""
-        raise NotImplementedError
 
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[Store]:

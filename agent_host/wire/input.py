@@ -9,7 +9,7 @@
 - Every item and part knows its path in the request, so that whoever cannot use it can name it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -349,7 +349,7 @@ class ItemReader:
         if len(value) > MAX_ITEMS:
             raise problems.too_many_input_items(path, MAX_ITEMS, len(value))
         items = tuple(self.item(item, f"{path}[{index}]") for index, item in enumerate(value))
-        return _without_repeats(value, items)
+        return without_repeats(items)
 
     def item(self, item: Any, path: str) -> InputItem:
         """One item that stands at `path`."""
@@ -412,21 +412,52 @@ class ItemReader:
         return tuple(read(part, f"{path}[{index}]") for index, part in enumerate(content))
 
 
-def _without_repeats(raw: Sequence[dict[str, Any]], items: tuple[InputItem, ...]) -> tuple[InputItem, ...]:
-    """The items without those that repeat an earlier one."""
-    seen: dict[str, dict[str, Any]] = {}
+def without_repeats(items: Iterable[InputItem]) -> tuple[InputItem, ...]:
+    """The items without those that repeat an earlier one; raises the `Problem` of another one under the same id."""
+    seen: dict[str, InputItem] = {}
     kept: list[InputItem] = []
-    for given, item in zip(raw, items, strict=True):
-        identifier = None if isinstance(item, InputReference) else given.get("id")
-        if identifier is not None:
-            stated = {key: value for key, value in given.items() if value is not None}
-            if identifier in seen:
-                if seen[identifier] == stated:
-                    continue
-                raise problems.duplicate_item(identifier)
-            seen[identifier] = stated
-        kept.append(item)
+    for item in items:
+        id = None if isinstance(item, InputReference) else id_of(item)
+        first = seen.setdefault(id, item) if id is not None else item
+        if first is item:
+            kept.append(item)
+        elif said(first) != said(item):
+            raise problems.duplicate_item(id or "")
     return tuple(kept)
+
+
+def id_of(item: InputItem) -> str | None:
+    """The id that an item came with."""
+    if isinstance(item, OtherItem):
+        given: str | None = item.raw.get("id")
+        return given
+    return item.id
+
+
+def said(item: InputItem) -> object:
+    """What an item says, however it is written; clients leave out, and add, what is beside that."""
+    if isinstance(item, InputMessage):
+        return item.role, _parts_said(item.parts)
+    if isinstance(item, InputFunctionCall):
+        return item.call_id, item.name
+    if isinstance(item, InputFunctionOutput):
+        return item.call_id, _parts_said(item.output)
+    if isinstance(item, InputApproval):
+        return item.approval_request_id, item.approve
+    return item.type if isinstance(item, OtherItem) else type(item)
+
+
+def _parts_said(parts: Iterable[InputPart]) -> list[object]:
+    """What parts say: texts that follow each other are one."""
+    fields = ("refusal", "image_url", "file_id", "file_data", "file_url")
+    found: list[object] = []
+    for part in parts:
+        if isinstance(part, InputText):
+            before = found.pop() if found and isinstance(found[-1], str) else ""
+            found.append(f"{before}{part.text}")
+        else:
+            found.append(tuple(getattr(part, name, None) for name in fields))
+    return found
 
 
 def is_item_id(text: str) -> bool:

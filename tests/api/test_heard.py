@@ -3,12 +3,12 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import openai
 import pytest
 
-from agent_host import WorkflowBuilder
+from agent_host import Message, WorkflowBuilder, WorkflowContext, executor
 from agent_host.stores.records import Heard
 from tests.api.listener import Listener, audience
 from tests.api.taking import said, take
@@ -177,6 +177,76 @@ async def test_what_comes_twice_in_an_added_list_is_named(site: Any) -> None:
     assert (answer.status_code, "msg_1" in answer.json()["error"]["message"]) == (400, True)
 
 
+@pytest.mark.parametrize("mode", ["chain", "conversation"])
+async def test_an_id_may_be_used_for_something_else_elsewhere(site: Any, mode: str) -> None:
+    """Clients number their messages for each chat: what counts is what was heard under the id here."""
+    talks = [(await site.client.conversations.create()).id for _ in range(2)] if mode == "conversation" else [None] * 2
+    targets = []
+    for talk, text in zip(talks, ("one", "zwei"), strict=True):
+        response = await take(site, [mine(text, "msg_1")], **({"conversation": talk} if talk else {}))
+        targets.append({"conversation": talk} if talk else {"previous_response_id": response.id})
+    assert await heard(site, [mine("zwei", "msg_1"), *said("n")], **targets[1]) == "zwei, n"
+    assert await heard(site, [mine("one", "msg_1"), *said("n")], **targets[0]) == "one, n"
+    with pytest.raises(openai.BadRequestError, match="Duplicate item"):
+        await site.client.responses.create(input=[mine("one", "msg_1"), *said("n")], **targets[1])
+
+
+@pytest.mark.parametrize("place", ["before a compaction", "behind a compaction", "behind a reference"])
+async def test_something_else_under_an_id_of_the_same_request_is_refused(site: Any, place: str) -> None:
+    """It is not swallowed by what the id stands for already."""
+    one = await take(site, [mine("one", "msg_1")])
+    output = await compacted(site, previous_response_id=one.id)
+    other, reference = mine("zwei", "msg_1"), {"type": "item_reference", "id": "msg_1"}
+    given = {
+        "before a compaction": [other, output[-1]],
+        "behind a compaction": [output[-1], other],
+        "behind a reference": [reference, other],
+    }[place]
+    with pytest.raises(openai.BadRequestError, match="Duplicate item"):
+        await site.client.responses.create(input=[*given, *said("n")])
+
+
+async def test_a_message_of_ones_own_may_stand_beside_its_compaction(site: Any) -> None:
+    """A string and the same text in parts are one message, also in two pieces."""
+    one = await take(site, [mine("one", "msg_1")])
+    output = await compacted(site, previous_response_id=one.id)
+    parts = [{"type": "input_text", "text": piece} for piece in ("o", "ne")]
+    pieces = {"id": "msg_1", "role": "user", "content": parts}
+    assert await heard(site, [mine("one", "msg_1"), pieces, *output, *said("n")]) == "one, n"
+
+
+@executor(id="echo")
+async def echo(said: list[Message], ctx: WorkflowContext[Never, str]) -> None:
+    await ctx.yield_output("|".join(f"{message.role} {message.text}" for message in said))
+
+
+@pytest.mark.parametrize("mode", ["previous_response_id", "conversation"])
+async def test_a_turn_that_changes_no_state_is_heard_too(serve_checked: Any, mode: str) -> None:
+    """A workflow without state is told only what is new, and a compaction of its turns holds all of them."""
+    site = await serve_checked(WorkflowBuilder(start_executor=echo, name="echoing").build())
+    talk = (await site.client.conversations.create()).id
+    one = await take(site, [mine("hi", "msg_1")], **({"conversation": talk} if mode == "conversation" else {}))
+    target = {"conversation": talk} if mode == "conversation" else {"previous_response_id": one.id}
+    repeated = [mine("hi", "msg_1"), one.output[0].model_dump(exclude_none=True), *said("n")]
+    two = await take(site, repeated, **target)
+    assert two.output_text == "user n"
+    output = await compacted(site, previous_response_id=two.id)
+    assert [item["content"][0]["text"] for item in output[:-1]] == ["hi", "n"]
+
+
+async def test_a_question_and_its_answer_may_be_repeated(site: Any) -> None:
+    """They stand in the history that a client sends with its next message, though they were heard."""
+    asked = await site.say("ask Where?")
+    call = asked.output[0]
+    answer = {"type": "function_call_output", "call_id": call.call_id, "output": "here"}
+    answered = await take(site, [answer], previous_response_id=asked.id)
+    assert answered.output_text == "ask Where?, Where? here"
+    repeated = [call.model_dump(exclude_none=True), answer, *said("n")]
+    told = await heard(site, repeated, previous_response_id=answered.id)
+    assert told.startswith("ask Where?, Where? here")
+    assert told.endswith("n")
+
+
 # --- Cost ----------------------------------------------------------------------------------------------------------
 
 
@@ -192,20 +262,22 @@ async def test_what_holds_many_items_is_read_once(site: Any, monkeypatch: pytest
     assert len(decoded) == 2
 
 
-async def test_looking_back_ends_where_all_is_found(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that repeats the last exchange does not make the host read the whole chain."""
-    answers: list[list[Heard]] = []
+async def test_a_client_with_ids_of_its_own_costs_no_looking_back(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a line of turns has heard is read once, and then carried on from turn to turn."""
+    reads: list[str] = []
     read = site.host.store.read_heard
 
-    async def noted(*arguments: Any) -> list[Heard]:
-        answers.append(await read(*arguments))
-        return answers[-1]
+    async def noted(user: str, commit_id: str) -> list[Heard]:
+        reads.append(commit_id)
+        turns: list[Heard] = await read(user, commit_id)
+        return turns
 
     monkeypatch.setattr(site.host.store, "read_heard", noted)
-    response = await site.say("0")
-    for number in range(1, 6):
-        response = await site.say(str(number), response.id)
-    assert answers == []
-    given = [response.output[0].model_dump(exclude_none=True), *said("n")]
-    assert await heard(site, given, previous_response_id=response.id) == "0, 1, 2, 3, 4, 5, n"
-    assert [len(answer) for answer in answers] == [1]
+    one = await site.say("0")
+    two = await site.say("1", one.id)
+    assert reads == []
+    for number in range(2, 6):
+        two = await take(site, [mine("0", "msg_0"), mine(str(number), f"msg_{number}")], previous_response_id=two.id)
+    assert two.output_text == "0, 1, 0, 2, 3, 4, 5"
+    assert len(reads) == 1
+    assert await heard(site, [mine("2", "msg_2"), *said("n")], previous_response_id=one.id) == "0, 2, n"

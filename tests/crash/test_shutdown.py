@@ -97,9 +97,11 @@ def test_a_plain_turn_that_is_cut_off_is_answered(serve: Any, tmp_path: Any, sto
     """Also a client that waits for a plain answer gets one: the failed response."""
     host = serve(f"{WAITING}:workflow", "--shutdown-grace", "0.3")
     answers: list[Any] = []
-    asking = threading.Thread(target=lambda: answers.append(host.say("wait for-ever")))
+    begun = tmp_path / "begun"
+    asking = threading.Thread(target=lambda: answers.append(host.say(f"begin {begun}")))
     asking.start()
-    reader = Streaming(host, "wait for-ever")  # it came later: when it has begun, the first has too
+    reader = Streaming(host, "wait for-ever")
+    wait_for(begun.exists)
     host.stop()
     asking.join(10)
     assert [answer.status for answer in answers] == ["failed"]

@@ -359,8 +359,9 @@ class Run:
         """Commit and publish what has changed, then tell what that settles."""
         lane = self.lane
         await lane.settle()
-        # A commit also where the cells happen to be equal: notes and keys belong to the commit they start from.
-        moved = self.options.durability == "step" and lane.draft.stored and (kind == "input" or self._uncommitted_steps)
+        # A commit also where the cells happen to be equal: notes and keys belong to the commit they start from, and
+        # what was said in a run belongs to the commit at which it ends.
+        moved = lane.draft.stored and (kind == "input" or self._uncommitted_steps)
         commit = lane.commit(
             kind, self._commit_id, self.options.clock, steps=self._uncommitted_steps, even_if_equal=bool(moved)
         )
