@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_KEY = re.compile(r"[A-Za-z]+_([0-9a-f]{16}00)[0-9A-Za-z]{32}")
+KEY_AND_ENTROPY = "([0-9a-f]{16}00)[0-9A-Za-z]{32}"
+"""The form of an id's body."""
+_KEY = re.compile(f"[A-Za-z]+_{KEY_AND_ENTROPY}")
 _WELL_FORMED = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -30,9 +32,10 @@ class EntropyPool:
         self._bytes = b""
         self._at = 0
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._forget)
+        os.register_at_fork(after_in_child=self.forget)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Give nothing that was fetched before: a copy of this process may give it too."""
         self._bytes, self._at, self._lock = b"", 0, threading.Lock()
 
     def __call__(self, count: int) -> bytes:

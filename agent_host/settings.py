@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from agent_host.errors import SettingsError
@@ -13,6 +13,47 @@ APPROVALS = ("function_call", "mcp")
 DAY = 86_400.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+_HOSTED = "FOUNDRY_HOSTING_ENVIRONMENT"
+_SESSION_GUID = "FOUNDRY_AGENT_SESSION_GUID"
+_PLATFORM = {
+    "project_endpoint": "FOUNDRY_PROJECT_ENDPOINT",
+    "project_id": "FOUNDRY_PROJECT_ARM_ID",
+    "agent_name": "FOUNDRY_AGENT_NAME",
+    "agent_version": "FOUNDRY_AGENT_VERSION",
+    "agent_id": "FOUNDRY_AGENT_ID",
+    "blueprint_id": "FOUNDRY_AGENT_BLUEPRINT_CLIENT_ID",
+    "tenant_id": "FOUNDRY_AGENT_TENANT_ID",
+    "session_id": "FOUNDRY_AGENT_SESSION_ID",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What a hosted agent platform says of the agent and of the sandbox in which it runs; "" is what it leaves open.
+
+    `project_endpoint` is where its services are called, `project_id` the project's resource id. `session_id` names
+    the session that the sandbox serves; without it each request has, or is given, one of its own.
+    """
+
+    project_endpoint: str = ""
+    project_id: str = ""
+    agent_name: str = ""
+    agent_version: str = ""
+    agent_id: str = ""
+    blueprint_id: str = ""
+    tenant_id: str = ""
+    session_id: str = ""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> "Platform | None":
+        """What the platform's variables say; None outside of a platform. Raises `SettingsError` naming a bad one."""
+        if not environment.get(_HOSTED):
+            return None
+        guid = environment.get(_SESSION_GUID, "")
+        if guid and re.fullmatch(r"[0-9a-f]{32}", guid) is None:
+            raise SettingsError(f"{_SESSION_GUID} must be 32 lower-case hexadecimal digits; got {guid!r}.")
+        return cls(**{name: environment.get(variable, "") for name, variable in _PLATFORM.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +66,9 @@ class Settings:
     which every client knows, or as an `mcp_approval_request`. `strict_model` refuses models other than the workflow.
     `trusted_hosts` are names, without ports: as long as there is no API key, browsers' pages of these hosts may use
     this one too, and besides addresses and `localhost` it may be called by them. `keep_responses` is how old
-    responses get before the host forgets them; with 0 it keeps them for ever.
+    responses get before the host forgets them; with 0 it keeps them for ever. `platform` is the hosted agent platform
+    that runs the host, None where nothing does. `otlp_endpoint` and `application_insights`, a connection string, are
+    where `agent-host serve` sends traces, metrics and logs.
     """
 
     host: str = "127.0.0.1"
@@ -42,20 +85,38 @@ class Settings:
     strict_model: bool = False
     keep_responses: float = 30 * DAY
     trusted_hosts: tuple[str, ...] = ()
+    platform: Platform | None = None
+    otlp_endpoint: str | None = None
+    application_insights: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **given: Any) -> "Settings":
-        """Settings from `PORT` and `AGENT_HOST_API_KEY`, with what is `given` (and not None) on top.
+        """Settings from the environment's variables, with what is `given` (and not None) on top.
 
-        Raises `SettingsError` naming the setting and what it takes.
+        A hosted agent platform needs other defaults: its gateway must reach the host, it grants a longer end, and
+        clients are told no causes. Raises `SettingsError` naming the setting and what it takes.
         """
         source = os.environ if environment is None else environment
-        settings = cls(port=_port(source.get("PORT") or "8088"), api_key=source.get("AGENT_HOST_API_KEY") or None)
+        settings = cls(
+            port=_port(source.get("PORT") or "8088"),
+            api_key=source.get("AGENT_HOST_API_KEY") or None,
+            keep_alive=_keep_alive(source.get("SSE_KEEPALIVE_INTERVAL") or "15"),
+            platform=Platform.from_environment(source),
+            otlp_endpoint=source.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
+            application_insights=source.get("APPLICATIONINSIGHTS_CONNECTION_STRING") or None,
+        )
+        if settings.platform is not None:
+            settings = replace(settings, host="0.0.0.0", shutdown_grace=25.0, expose_errors=False)
         settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
         return settings.checked()
 
     def checked(self) -> "Settings":
         """These settings, or `SettingsError`."""
+        if self.platform is not None and self.api_key is not None:
+            raise SettingsError(
+                "AGENT_HOST_API_KEY locks everybody out of a hosted agent: the platform checks who calls, and passes "
+                "no Authorization header on. Remove the variable."
+            )
         for name in ("max_concurrent_turns", "max_body_bytes"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1; got {getattr(self, name)}.")
@@ -67,6 +128,10 @@ class Settings:
                 raise SettingsError(f"{name} must be {' or '.join(known)}; got {getattr(self, name)!r}.")
         return self
 
+    def read_again(self) -> "Settings":
+        """These settings with what the platform's variables say now. Raises `SettingsError` naming a bad one."""
+        return replace(self, platform=Platform.from_environment(os.environ) or self.platform)
+
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the host."""
@@ -77,6 +142,12 @@ def _port(text: str) -> int:
     if not text.isdecimal() or not 0 <= int(text) <= 65535:
         raise SettingsError(f"PORT must be a number from 0 to 65535; got {text!r}.")
     return int(text)
+
+
+def _keep_alive(text: str) -> float:
+    if not text.isdecimal():
+        raise SettingsError(f"SSE_KEEPALIVE_INTERVAL must be whole seconds, or 0 for no comments; got {text!r}.")
+    return float(text)
 
 
 def duration(text: str) -> float:

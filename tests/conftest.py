@@ -31,7 +31,7 @@ from agent_host.server.host import Host
 from agent_host.settings import Settings
 
 PATIENCE = 20.0
-_SETTINGS = re.compile(r"PORT|AGENT_HOST_.*|OPENAI_.*")
+_SETTINGS = re.compile(r"PORT|AGENT_HOST_.*|OPENAI_.*|FOUNDRY_.*|SSE_KEEPALIVE_INTERVAL|OTEL_.*|APPLICATIONINSIGHTS_.*")
 
 
 @pytest.fixture

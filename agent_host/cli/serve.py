@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -14,19 +15,26 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from agent_host.cli import logs
+from agent_host.cli.exporting import export
 from agent_host.cli.target import load_workflow
 from agent_host.errors import SettingsError
+from agent_host.foundry.emulation import VARIABLES
+from agent_host.foundry.observability import MARK
 from agent_host.server.app import create_app, default_store
+from agent_host.server.gateway import EmulatedGateway
 from agent_host.server.host import Host
 from agent_host.server.runs import CUT_PATIENCE
 from agent_host.server.streams import STALLED_AFTER
 from agent_host.settings import APPROVALS, PROGRESS, Settings, duration, in_words
+from agent_host.telemetry import AGENT_NAME
 
 log = logging.getLogger("agent_host")
 
 BACKLOG = 2048
 LAST_WORDS = 0.5
 """Seconds that answers get to leave after the last turn, and that threads get to end after the store has closed."""
+EXPORT_PATIENCE = 2.0
+"""Seconds that what was observed last gets to reach those who watch."""
 
 
 @click.command()
@@ -50,6 +58,7 @@ LAST_WORDS = 0.5
     "--trust-host", "trusted_hosts", metavar="NAME", multiple=True, help="Without a key: a name whose pages may call."
 )
 @click.option("--no-auth", is_flag=True, help="Serve other machines without an API key.")
+@click.option("--emulate-foundry", is_flag=True, help="Behave as a Foundry hosted agent on this machine.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
@@ -66,6 +75,7 @@ def serve(
     strict_model: bool,
     trusted_hosts: tuple[str, ...],
     no_auth: bool,
+    emulate_foundry: bool,
     log_level: str,
 ) -> None:
     """Serve a workflow, for example: agent-host serve app.py:workflow
@@ -73,12 +83,16 @@ def serve(
     The workflow is a module's or file's attribute, or a function that returns one. With AGENT_HOST_API_KEY set,
     clients must send that key.
     """
+    if emulate_foundry:
+        # The workflow's own program finds them too, as it would there.
+        os.environ.update({name: value for name, value in VARIABLES.items() if not os.environ.get(name)})
+        host = host or "127.0.0.1"
     settings = Settings.from_environment(
         host=host, port=port, max_concurrent_turns=max_concurrent_turns, shutdown_grace=shutdown_grace,
         progress=progress, approvals=approvals, strict_model=strict_model, trusted_hosts=trusted_hosts,
         keep_responses=None if keep_responses is None else duration(keep_responses),
     )  # fmt: skip
-    if not settings.is_local and settings.api_key is None and not no_auth:
+    if not (settings.is_local or settings.api_key or settings.platform or no_auth):
         raise SettingsError(
             f"Binding {settings.host} lets other machines in. Set AGENT_HOST_API_KEY, or say --no-auth if something "
             "in front of the host checks who calls."
@@ -89,9 +103,14 @@ def serve(
     workflow = load_workflow(target)
     address = store_url or default_store(workflow)
     app = create_app(workflow, address, settings=settings)
+    if emulate_foundry:
+        app.add_middleware(EmulatedGateway)
+        log.info("emulating a Foundry hosted agent; the header x-ms-user-identity says which user calls")
     listening = _bind(settings)
+    told = app.state.agent_host.agent
+    send_the_rest = export(settings, told[AGENT_NAME], MARK if settings.platform else {})
     with asyncio.Runner(loop_factory=uvicorn.Config(app, log_config=None).get_loop_factory()) as runner:
-        runner.run(_serve(app, app.state.agent_host, listening, address))
+        runner.run(_serve(app, app.state.agent_host, listening, address, send_the_rest))
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -124,7 +143,9 @@ def _bind(settings: Settings) -> socket.socket:
     return listening
 
 
-async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -> None:
+async def _serve(
+    app: Any, host: Host, listening: socket.socket, address: str, send_the_rest: Callable[[], None]
+) -> None:
     try:
         await host.open()
     except BaseException:
@@ -153,6 +174,10 @@ async def _serve(app: Any, host: Host, listening: socket.socket, address: str) -
         log.info("shared by all conversations, not stored: %s", ", ".join(host.definition.foreign))
     await server.serve(sockets=[listening])
     log.info("stopped")
+    # A thread that the process does not wait for: whoever it sends to may be away.
+    sending = threading.Thread(target=send_the_rest, daemon=True)
+    sending.start()
+    sending.join(EXPORT_PATIENCE)
     _end_soon()
 
 

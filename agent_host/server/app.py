@@ -29,6 +29,7 @@ from agent_host.server.responses import (
     readiness,
     retrieve_response,
 )
+from agent_host.server.snapshots import after_restore, before_snapshot
 from agent_host.server.taking_up import take_up
 from agent_host.server.tokens import count_input_tokens
 from agent_host.server.websocket import WebSocketEndpoint
@@ -77,7 +78,7 @@ def create_app(
     app = Starlette(
         routes=[
             *_routes(host),
-            Route("/readiness", Endpoint(host, readiness), methods=["GET"]),
+            Route("/readiness", Endpoint(host, readiness, serves_users=False), methods=["GET"]),
         ],
         lifespan=lifespan,
         exception_handlers=handlers,
@@ -123,6 +124,12 @@ _ENDPOINTS: tuple[tuple[str, str, Serve], ...] = (
     ("GET", "/models/{model_id:path}", retrieve_model),
 )
 
+_SNAPSHOT_HOOKS: tuple[tuple[str, Serve], ...] = (
+    ("/_agent/before-snapshot", before_snapshot),
+    ("/_before_snapshot", before_snapshot),
+    ("/_agent/after-restore", after_restore),
+    ("/_after_restore", after_restore),
+)
 
 _PREFIXES = ("/v1", "")
 
@@ -134,8 +141,14 @@ def _routes(host: Host) -> list[BaseRoute]:
             Route(prefix + path, Endpoint(host, serve), methods=[method])
             for method, path, serve in _ENDPOINTS
             for prefix in _PREFIXES
+            if host.hosting.owns_conversations or not path.startswith("/conversations")
         ),
         *(WebSocketRoute(f"{prefix}/responses", WebSocketEndpoint(host)) for prefix in _PREFIXES),
+        *(
+            Route(path, Endpoint(host, serve, opens=False, serves_users=False), methods=["POST"])
+            for path, serve in _SNAPSHOT_HOOKS
+            if host.hosting.tells_platform
+        ),
     ]
 
 

@@ -77,6 +77,10 @@ class BackgroundTurns:
         """The guard of this process's writes to a turn that it has taken."""
         return Guard(taken.id, self.owner, taken.last_sequence)
 
+    def take_new_name(self) -> None:
+        """Be another owner from now on: a copy of this process has its name. Only while nothing is in work."""
+        self.owner = random_bytes(16).hex()
+
     def is_cancelled(self, key: Key) -> bool:
         """Whether a client wants the end of a turn that this process works on."""
         work = self._works.get(key)

@@ -21,8 +21,8 @@ _json = msgspec.json.Encoder().encode
 
 async def compact_response(exchange: Exchange) -> None:
     """POST /responses/compact: keep what was said under a handle that later requests may bring."""
-    request = parse_compact(await exchange.body())
     host, user = exchange.host, exchange.who.user
+    request = parse_compact(await exchange.body(), lenient=host.hosting.ignores_unknown_fields)
     ids, previous = host.sources.ids, request.previous_response_id
     key = key_of(previous) or ids.partition_key()
     commit: str | None = None
@@ -40,6 +40,6 @@ async def compact_response(exchange: Exchange) -> None:
     await host.store.keep_compaction(user, kept)
     asked = [item for item in items if item["type"] == "message" and item["role"] == "user"]
     output = [*asked, compaction_item(ids.new("cmp", key), handle)]
-    answer = compaction_object(ids.new("resp", key), created_at, output, usage_object())
+    answer = compaction_object(ids.new(host.hosting.response_prefix, key), created_at, output, usage_object())
     exchange.about = answer["id"]
     await exchange.answer(answer)

@@ -7,12 +7,14 @@
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from agent_host.engine.view import View
+from agent_host.errors import TurnConflictError
 from agent_host.server import questions
 from agent_host.server.connection_memory import LaneMemory, Unstored
 from agent_host.server.host import Host
@@ -109,6 +111,8 @@ async def _resolved(host: Host, user: str, request: CreateRequest) -> Resolved:
 async def _in_conversation(host: Host, user: str, conversation_id: str, request: CreateRequest) -> Continuation:
     store, brought = host.store, await _resolved(host, user, request)
     conversation = await store.read_conversation(user, conversation_id)
+    if conversation is None and not host.hosting.owns_conversations:
+        conversation = await _taken_over(host, user, conversation_id)
     if conversation is None:
         raise problems.conversation_not_found(conversation_id)
     head = conversation.head or host.definition.root.id
@@ -126,6 +130,14 @@ class _New:
 
     items: tuple[InputItem, ...]
     known_calls: tuple[str, ...] = ()
+
+
+async def _taken_over(host: Host, user: str, conversation_id: str) -> Conversation | None:
+    """A conversation that was made elsewhere, with nothing said in it yet."""
+    with suppress(TurnConflictError):  # another turn was faster
+        found = Conversation(conversation_id, int(host.sources.clock()), b"{}")
+        await host.store.create_conversation(user, found, ())
+    return await host.store.read_conversation(user, conversation_id)
 
 
 async def _new(

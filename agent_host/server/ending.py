@@ -199,7 +199,7 @@ async def _not_stored(host: Host, turn: Turn, error: Exception, answer: Answer) 
     if turn.is_background:
         return None
     if not answer.is_stream:
-        raise problems.server_fault(turn.who.request_id) from None
+        raise problems.server_fault(turn.who.request_id) from error
     await give_up(host, turn)
     last = end(host, turn, Outcome("failed", turn.start.view, error=unstored(turn.who.request_id)))
     return Ended(last.transcript.final_response(), last.events)

@@ -16,6 +16,8 @@ from agent_host.engine.storage.head_publisher import blobs_with_root, root_view
 from agent_host.engine.view import ReadBlobs, View, read_view
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import WorkflowValidationError
+from agent_host.foundry.hosting import hosting_of
+from agent_host.foundry.observability import agent_attributes
 from agent_host.ids import IdSource, random_bytes
 from agent_host.server.background import BackgroundTurns, TakeUp
 from agent_host.server.bridge import InputReader
@@ -66,6 +68,8 @@ class Host:
         self.store = store
         self.heard = HeardItems(store)
         self.settings = settings
+        self.hosting = hosting_of(settings.platform)
+        self.agent = agent_attributes(workflow.name, settings.platform)
         self.sources = sources or Sources()
         self.tokenizer = tokenizer
         self.runs = Runs(settings.max_concurrent_turns, settings.max_waiting_turns)
@@ -76,6 +80,7 @@ class Host:
         self._take_up: TakeUp | None = partial(take_up, self) if take_up is not None else None
         self.reader = InputReader(workflow.input_types)
         self.root_is_stored = False
+        self.restored_by = ""  # the platform's name for the last restoring of this process from a snapshot
         self._definition: Definition | None = None
         self._root: View | None = None
         self._views: OrderedDict[tuple[str, str], View] = OrderedDict()

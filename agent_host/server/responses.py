@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from agent_host.foundry.identity import Identity
 from agent_host.ids import is_well_formed
 from agent_host.server.exchange import Exchange, going_down
 from agent_host.server.following import follow
@@ -30,8 +31,9 @@ async def create_response(exchange: Exchange) -> None:
     requests: list[CreateRequest] = []
     streams: list[StreamAnswer] = []
 
-    def open_answer(request: CreateRequest) -> Answer:
+    def open_answer(request: CreateRequest, who: Identity) -> Answer:
         requests.append(request)
+        exchange.session_id = who.session_id
         if not request.stream or request.background:
             return JsonAnswer()
         streams.append(StreamAnswer(exchange.send, exchange.own_headers, host.settings.keep_alive))
@@ -159,4 +161,4 @@ async def readiness(exchange: Exchange) -> None:
     """GET /readiness: whether this process takes requests."""
     if exchange.host.runs.draining:
         raise going_down()
-    await exchange.answer({"status": "ready"})
+    await exchange.answer({"status": "healthy"})

@@ -53,10 +53,12 @@ class StoredRequest(msgspec.Struct, frozen=True):
     waiting: list[dict[str, Any]] = []
     position: int = 0
     known_calls: tuple[str, ...] = ()
+    call_id: str = ""
+    session_id: str = ""
 
     def who(self, user: str) -> Identity:
         """Who has sent it."""
-        return Identity(user, self.request_id, self.client_headers)
+        return Identity(user, self.request_id, self.client_headers, call_id=self.call_id, session_id=self.session_id)
 
     def continuation(self, view: View, conversation_id: str | None) -> Continuation:
         """What it continues, which is at this view, and what it brings there."""
@@ -86,6 +88,8 @@ def stored_request(workflow: str, body: bytes, who: Identity, continues: Continu
             [msgspec.json.decode(item.body) for item in continues.waiting.items],
             continues.waiting.position,
             continues.known_calls,
+            who.call_id,
+            who.session_id,
         )
     )
 

@@ -10,20 +10,21 @@ import msgspec
 from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.view import View
 from agent_host.errors import StoreError
+from agent_host.foundry.calls import on_behalf_of
 from agent_host.ids import key_of
 from agent_host.server.continuation import UNFINISHED
 from agent_host.server.ending import finish
 from agent_host.server.failures import abandoned
 from agent_host.server.host import Host
 from agent_host.server.starting_point import StartingPoint, starting_point
-from agent_host.server.stored import read_request
+from agent_host.server.stored import StoredRequest, read_request
 from agent_host.server.turn import Outcome, Turn
 from agent_host.server.turns import LogAnswer, facts_of, work_in_background
 from agent_host.stores.records import TurnInFlight
 from agent_host.wire import problems
 from agent_host.wire.problems import Problem
 from agent_host.wire.replay import resume
-from agent_host.wire.request import parse_request
+from agent_host.wire.request import CreateRequest, parse_request
 from agent_host.wire.response import ResponseFacts
 from agent_host.wire.transcript import IllegalMove, Transcript
 
@@ -38,8 +39,17 @@ async def take_up(host: Host, user: str, in_flight: TurnInFlight) -> None:
     """Go on with a turn that nobody works on, in this process, or end it as failed if that cannot be."""
     taken = await host.background.take((user, in_flight.id))
     if taken is not None:  # else somebody else was faster
-        async with _in_order(host, user, taken):
-            await _go_on(host, user, taken)
+        # Another user's request may have led here: what is done now is done for the one who asked for the turn.
+        with on_behalf_of(_call_id(taken)):
+            async with _in_order(host, user, taken):
+                await _go_on(host, user, taken)
+
+
+def _call_id(taken: TurnInFlight) -> str:
+    try:
+        return read_request(taken.request).call_id
+    except msgspec.DecodeError:
+        return ""  # it is given up in a moment
 
 
 async def _go_on(host: Host, user: str, taken: TurnInFlight) -> None:
@@ -90,9 +100,14 @@ async def end_elsewhere(host: Host, user: str, response_id: str) -> None:
 
 async def read_transcript(host: Host, user: str, in_flight: TurnInFlight) -> Transcript:
     """The response of a turn in flight as far as its event log tells it."""
-    request = parse_request(read_request(in_flight.request).body)
-    facts = facts_of(host, request, in_flight.id, in_flight.created_at)
+    stored = read_request(in_flight.request)
+    facts = facts_of(host, _as_accepted(stored), stored.who(user), in_flight.id, in_flight.created_at)
     return await _transcript(host, user, facts)
+
+
+def _as_accepted(stored: StoredRequest) -> CreateRequest:
+    """The request, which was read when it came: what was let in then is not refused now."""
+    return parse_request(stored.body, lenient=True)
 
 
 async def _transcript(host: Host, user: str, facts: ResponseFacts) -> Transcript:
@@ -109,11 +124,11 @@ async def _transcript(host: Host, user: str, facts: ResponseFacts) -> Transcript
 async def _at_its_start(host: Host, user: str, taken: TurnInFlight) -> Turn:
     """The turn as far as it is needed to end it: who and what it is, and the name of the commit it started from."""
     stored = read_request(taken.request)
-    request = parse_request(stored.body)
-    facts = facts_of(host, request, taken.id, taken.created_at)
+    request, who = _as_accepted(stored), stored.who(user)
+    facts = facts_of(host, request, who, taken.id, taken.created_at)
     place = View(taken.start_commit, 0, 0, 0, {}, "")
     return Turn(
-        request, stored.who(user), facts, await _transcript(host, user, facts),
+        request, who, facts, await _transcript(host, user, facts),
         StartingPoint(stored.continuation(place, request.conversation)), taken.key,
         log=host.events.open_turn(user, host.background.guard(taken)),
     )  # fmt: skip

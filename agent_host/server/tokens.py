@@ -12,9 +12,9 @@ from agent_host.wire.tokens import TokenRequest, counted_text, estimated_tokens,
 
 async def count_input_tokens(exchange: Exchange) -> None:
     """POST /responses/input_tokens: how much a request would give a model to read."""
-    request = parse_token_request(await exchange.body())
-    earlier = read_items(await _earlier(exchange, request), "input")
     host = exchange.host
+    request = parse_token_request(await exchange.body(), lenient=host.hosting.ignores_unknown_fields)
+    earlier = read_items(await _earlier(exchange, request), "input")
     resolved = await resolve_references(host.store, exchange.who.user, (*earlier, *request.items))
     items = items_json(resolved.items, lambda prefix: prefix)
     count = (host.tokenizer or estimated_tokens)(counted_text(items, request.instructions, request.tools))

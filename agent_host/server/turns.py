@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from agent_host import telemetry
 from agent_host.crash_points import CrashPoint, reached
 from agent_host.engine.events import WorkflowEvent
 from agent_host.errors import (
@@ -21,8 +20,9 @@ from agent_host.errors import (
     StoreLimitError,
     TurnConflictError,
 )
-from agent_host.foundry.identity import Identity
-from agent_host.ids import key_of
+from agent_host.foundry.calls import on_behalf_of
+from agent_host.foundry.identity import Identity, session_of
+from agent_host.ids import KEY_AND_ENTROPY, key_of
 from agent_host.server.cancellation import take_back_cancellation, to_its_end
 from agent_host.server.connection_memory import LaneMemory
 from agent_host.server.continuation import is_current, look_up
@@ -30,6 +30,7 @@ from agent_host.server.ending import finish, give_up
 from agent_host.server.failures import failure, stopped
 from agent_host.server.host import Host
 from agent_host.server.idempotency import KEPT_FOR, Repeated, idempotency_key, refuse_repeated
+from agent_host.server.observing import observed
 from agent_host.server.running import materialise, run
 from agent_host.server.starting_point import starting_point
 from agent_host.server.stored import stored_request
@@ -49,7 +50,7 @@ async def take_turn(
     host: Host,
     body: bytes,
     who: Identity,
-    open_answer: Callable[[CreateRequest], Answer],
+    open_answer: Callable[[CreateRequest, Identity], Answer],
     *,
     idempotency: str | None = None,
     memory: LaneMemory | None = None,
@@ -62,7 +63,8 @@ async def take_turn(
     the request was made before under the same idempotency key.
     """
     request = read_request(host, body, memory)
-    answer = open_answer(request)
+    who = in_session(host, who, request)
+    answer = open_answer(request, who)
     key = idempotency_key(idempotency, request)
     host.runs.refuse_if_full()
     await refuse_repeated(host, who, key)
@@ -84,7 +86,7 @@ async def take_turn(
 
 async def work(host: Host, turn: Turn, answer: Answer) -> Ended | None:
     """The turn itself, from the starting commit to the stored end; None if it is left for another process."""
-    with telemetry.turn_span() as span:
+    with observed(host, turn, answer) as ended_as, on_behalf_of(turn.who.call_id):
         try:
             lane = await materialise(host, turn)
             outcome = await run(host, turn, lane, answer)
@@ -103,7 +105,7 @@ async def work(host: Host, turn: Turn, answer: Answer) -> Ended | None:
         ended = await finish(host, turn, outcome, answer)
         if ended is not None:
             answer.tell(ended.untold)
-        span.set_attributes({telemetry.RESPONSE_ID: turn.facts.id, telemetry.TURN_STATUS: outcome.status})
+        ended_as(outcome.status)
         return ended
 
 
@@ -112,10 +114,20 @@ async def work(host: Host, turn: Turn, answer: Answer) -> Ended | None:
 
 def read_request(host: Host, body: bytes, memory: LaneMemory | None = None) -> CreateRequest:
     """The request in a body, with the input that has waited for it in its connection's memory."""
-    request = parse_request(body)
+    request = parse_request(body, lenient=host.hosting.ignores_unknown_fields)
     if host.settings.strict_model and request.model not in (None, host.workflow.name):
         raise problems.model_not_found(request.model)
     return request if memory is None else memory.with_waiting(request)
+
+
+def in_session(host: Host, who: Identity, request: CreateRequest) -> Identity:
+    """Who asks, in the platform's session that the request belongs to; there is none without a platform."""
+    platform = host.settings.platform
+    if platform is None:
+        return who
+    continues = request.conversation or request.previous_response_id
+    session_id = session_of(platform, request.agent_session_id, continues, host.sources.ids.entropy)
+    return replace(who, session_id=session_id)
 
 
 async def admit(
@@ -131,9 +143,8 @@ async def admit(
     A background turn is stored with its request, so that it can begin again; a foreground turn writes nothing,
     and the store keeps what it starts from.
     """
-    ids = host.sources.ids
-    partition = key_of(request.previous_response_id or request.conversation) or ids.partition_key()
-    facts = facts_of(host, request, ids.new("resp", partition), int(host.sources.clock()))
+    response_id = await _response_id(host, request, who)
+    facts = facts_of(host, request, who, response_id, int(host.sources.clock()))
     while True:
         continues = await look_up(host, who.user, request, memory)
         start = await starting_point(host, who.user, continues, host.sources.clock())
@@ -153,6 +164,19 @@ async def admit(
             raise
         # Another turn has ended in the conversation after it was looked up, before it was taken.
         await give_up(host, turn)
+
+
+async def _response_id(host: Host, request: CreateRequest, who: Identity) -> str:
+    """The id that the platform wants the response to have, or a new one in the partition of what it continues."""
+    ids, prefix = host.sources.ids, host.hosting.response_prefix
+    if not who.response_id:
+        partition = key_of(request.previous_response_id or request.conversation) or ids.partition_key()
+        return ids.new(prefix, partition)
+    if key_of(who.response_id) is None or not who.response_id.startswith(f"{prefix}_"):
+        raise problems.invalid_format("response_id", who.response_id, f"{prefix}_{KEY_AND_ENTROPY}")
+    if await host.store.resolve(who.user, who.response_id) is not None:
+        raise problems.response_id_taken(who.response_id)
+    return who.response_id
 
 
 async def _take_place(host: Host, turn: Turn, body: bytes) -> None:
@@ -178,11 +202,14 @@ async def _take_place(host: Host, turn: Turn, body: bytes) -> None:
     except TurnConflictError:
         # Another request with this key was admitted, or has ended, since it was looked for.
         await refuse_repeated(host, turn.who, turn.key)
+        if turn.who.response_id:
+            raise problems.response_id_taken(turn.who.response_id) from None
         raise
 
 
-def facts_of(host: Host, request: CreateRequest, response_id: str, created_at: int) -> ResponseFacts:
+def facts_of(host: Host, request: CreateRequest, who: Identity, response_id: str, created_at: int) -> ResponseFacts:
     """What the response says about its request."""
+    session = {"agent_session_id": who.session_id} if who.session_id else {}
     return ResponseFacts(
         id=response_id,
         created_at=created_at,
@@ -193,7 +220,7 @@ def facts_of(host: Host, request: CreateRequest, response_id: str, created_at: i
         store=request.store,
         background=request.background,
         metadata=request.metadata,
-        echo=request.echo,
+        echo={**request.echo, **session},
     )
 
 

@@ -7,7 +7,7 @@ from agent_host.server.bridge import usage_of
 from agent_host.server.connection_memory import LaneMemory, Unstored
 from agent_host.server.host import Host
 from agent_host.server.turn import Answer, Ended
-from agent_host.server.turns import admit, read_request
+from agent_host.server.turns import admit, in_session, read_request
 
 
 async def warm_up(host: Host, body: bytes, who: Identity, answer: Answer, memory: LaneMemory) -> Ended:
@@ -16,7 +16,7 @@ async def warm_up(host: Host, body: bytes, who: Identity, answer: Answer, memory
     Raises a `Problem` before anything was told.
     """
     request = replace(read_request(host, body, memory), store=False)
-    turn = await admit(host, request, who, None, memory=memory)
+    turn = await admit(host, request, in_session(host, who, request), None, memory=memory)
     before = turn.start.continues.unstored or Unstored(turn.start.view)
     memory.keep(turn.facts.id, replace(before, items=request.items, size=before.size + len(body)))
     transcript = turn.transcript

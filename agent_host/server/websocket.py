@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from agent_host.engine.events import WorkflowEvent
 from agent_host.errors import StoreClosedError
+from agent_host.foundry.calls import on_behalf_of
 from agent_host.foundry.identity import Identity, identify
 from agent_host.server import streams
 from agent_host.server.bridge import workflow_event
@@ -59,12 +60,16 @@ class WebSocketEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = self._host
+        client = _client(scope, host.sources.new_request_id)
         if host.runs.draining:
             await refuse_upgrade(refusal(host, going_down()), scope, receive, send)
+        elif host.hosting.needs_call_id and not client.call_id:
+            await refuse_upgrade(refusal(host, problems.no_call_id()), scope, receive, send)
         else:
-            await host.open()
-            await send({"type": "websocket.accept"})
-            await Connection(host, scope, receive, send).serve(self._lifetime)
+            with on_behalf_of(client.call_id):
+                await host.open()
+                await send({"type": "websocket.accept"})
+                await Connection(host, client, scope, receive, send).serve(self._lifetime)
 
 
 class _Outbox:
@@ -152,12 +157,12 @@ class _Lane:
 
 
 class Connection:
-    """One WebSocket: its lanes, and what it remembers."""
+    """One WebSocket of a client: its lanes, and what it remembers."""
 
-    def __init__(self, host: Host, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, host: Host, client: Identity, scope: Scope, receive: Receive, send: Send) -> None:
         self._host = host
         self._path = logged_path(scope)
-        self._client = _client(scope, host.sources.new_request_id)
+        self._client = client
         self._receive = receive
         self._send = send
         self._outbox = _Outbox(send)
@@ -293,7 +298,7 @@ class Connection:
         try:
             if not frame.generates:
                 return await warm_up(self._host, frame.body, who, answer, lane.memory)
-            return await take_turn(self._host, frame.body, who, lambda _: answer, memory=lane.memory)
+            return await take_turn(self._host, frame.body, who, lambda *_: answer, memory=lane.memory)
         except StoreClosedError:
             raise going_down() from None
         except asyncio.CancelledError:
@@ -316,7 +321,6 @@ class Connection:
 
 
 def _client(scope: Scope, new_request_id: Callable[[], str]) -> Identity:
-    """What the client says of itself for all turns; each has an id of its own, and no idempotency key."""
-    return identify(
-        {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}, new_request_id
-    )
+    """What the client says of itself for all turns; each has ids of its own, and no idempotency key."""
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    return replace(identify(headers, new_request_id), response_id="")

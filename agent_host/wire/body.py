@@ -13,16 +13,23 @@ _MAX_NESTING = 100  # deeper JSON could be read but, inside a response, no longe
 
 
 def read_body(
-    body: bytes, known: Mapping[str, checks.Check], required: Collection[str] = (), *, nullable: Collection[str] = ()
+    body: bytes,
+    known: Mapping[str, checks.Check],
+    required: Collection[str] = (),
+    *,
+    nullable: Collection[str] = (),
+    lenient: bool = False,
 ) -> dict[str, Any]:
     """The fields of a body that are not null, or the `Problem` with it: what is missing, then what is unknown, then
-    what is wrong, in the order of the table. A required field that is `nullable` must be there, and may be null."""
+    what is wrong, in the order of the table. A required field that is `nullable` must be there, and may be null. A
+    `lenient` reader ignores what it does not know."""
     raw = decoded(body)
     given = {name: value for name, value in raw.items() if value is not None}
     for name in required:
         if name not in (raw if name in nullable else given):
             raise problems.missing_parameter(name)
-    refuse_unknown(raw, known)
+    if not lenient:
+        refuse_unknown(raw, known)
     for name, check in known.items():
         if name in given:
             check(given[name], name)

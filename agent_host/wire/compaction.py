@@ -32,9 +32,12 @@ class CompactRequest:
     previous_response_id: str | None = None
 
 
-def parse_compact(body: bytes) -> CompactRequest:
-    """The request in `body`, or the `Problem` with it. The model must be named, and is not used."""
-    given = read_body(body, FIELDS, ("model",))
+def parse_compact(body: bytes, *, lenient: bool = False) -> CompactRequest:
+    """The request in `body`, or the `Problem` with it. The model must be named, and is not used.
+
+    A `lenient` reader ignores fields it does not know.
+    """
+    given = read_body(body, FIELDS, ("model",), lenient=lenient)
     items = _READER.read(given["input"]) if "input" in given else ()
     previous = given.get("previous_response_id")
     if not items and previous is None:

@@ -137,8 +137,10 @@ def field_checks(closed: bool) -> dict[str, checks.Check]:
         "service_tier": checks.one_of("auto", "default", "flex", "scale", "priority", "fast", "ultrafast"),
         "top_logprobs": checks.integer(0, 20),
         "context_management": checks.array(checks.fields({"type": _TEXT}, ("type",))),
-        "agent_session_id": checks.text(128),
-        "agent_reference": checks.json_object,
+        "agent_session_id": checks.text(128, pattern="[A-Za-z0-9._:-]*"),  # it goes into a header
+        "agent_reference": checks.fields(
+            {"type": checks.one_of("agent_reference"), "name": checks.text(least=1)}, ("name",)
+        ),
         "conversation": checks.either(identifier, conversation, "a string or an object"),
         "previous_response_id": identifier,
     }

@@ -327,6 +327,11 @@ def model_not_found(name: str) -> Problem:
     return Problem(404, message, param="model", code="model_not_found")
 
 
+def response_id_taken(id: str) -> Problem:
+    """The id that the response is to have is another one's."""
+    return _bad("response_id", "response_id_taken", f"There is a response with id '{_short(id)}' already.")
+
+
 def idempotency_mismatch() -> Problem:
     """An idempotency key was used for another request before."""
     return _bad(
@@ -485,6 +490,32 @@ def too_busy(retry_after_seconds: int) -> Problem:
         code="rate_limit_exceeded",
         headers={"Retry-After": str(retry_after_seconds)},
     )
+
+
+def no_call_id() -> Problem:
+    """A hosted agent is called by a platform that speaks another version of the container protocol."""
+    return Problem(
+        501,
+        "The platform has sent no call id. This server speaks version 2.0.0 of the container protocol 'responses'; "
+        "declare that version for the agent.",
+        type="server_error",
+        code="unsupported_container_protocol_version",
+    )
+
+
+def bad_snapshot_request(code: str, reason: str) -> Problem:
+    """What the platform says around a memory snapshot cannot be read."""
+    return _bad(None, code, _short(reason))
+
+
+def session_mismatch(mine: str) -> Problem:
+    """A process that serves a session is told to serve another one."""
+    return Problem(409, f"This process serves the session '{_short(mine)}'.", code="session_mismatch")
+
+
+def snapshot_failed(code: str, reason: str) -> Problem:
+    """The host could not be made ready for a memory snapshot, or for what comes after it."""
+    return Problem(500, reason, type="server_error", code=code)
 
 
 def server_fault(request_id: str) -> Problem:

@@ -37,9 +37,9 @@ class TokenRequest:
     conversation: str | None = None
 
 
-def parse_token_request(body: bytes) -> TokenRequest:
-    """The request in `body`, or the `Problem` with it."""
-    given = read_body(body, FIELDS)
+def parse_token_request(body: bytes, *, lenient: bool = False) -> TokenRequest:
+    """The request in `body`, or the `Problem` with it. A `lenient` reader ignores fields it does not know."""
+    given = read_body(body, FIELDS, lenient=lenient)
     items = _READER.read(given["input"]) if "input" in given else ()
     conversation = given.get("conversation")
     if conversation is not None and "previous_response_id" in given:

@@ -17,7 +17,14 @@ from agent_host.wire.item_moves import ITEM_MOVES
 from agent_host.wire.transcript import RESPONSE_MOVES
 from tests.docs.pages import ROOT
 
-_FROM_ENVIRONMENT = {"PORT": "1234", "AGENT_HOST_API_KEY": "key"}
+_FROM_ENVIRONMENT = {
+    "PORT": "1234",
+    "AGENT_HOST_API_KEY": "key",
+    "SSE_KEEPALIVE_INTERVAL": "7",
+    "FOUNDRY_HOSTING_ENVIRONMENT": "hosted",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+    "APPLICATIONINSIGHTS_CONNECTION_STRING": "InstrumentationKey=0",
+}
 
 
 def command_help(verb: str) -> str:

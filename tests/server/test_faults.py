@@ -183,7 +183,7 @@ async def test_readiness_says_that_requests_are_taken(site: Any) -> None:
     """The probe answers 200 with a body."""
     answer = await site.http.get("/readiness")
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ready"}
+    assert answer.json() == {"status": "healthy"}
 
 
 # --- The API key -------------------------------------------------------------------------------------------------

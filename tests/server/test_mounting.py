@@ -52,7 +52,7 @@ async def test_a_mounted_host_opens_with_its_first_request(
     assert (await site.say("two", firsts[3].id)).output_text == "n3|two"
     assert (await site.client.responses.retrieve(firsts[3].id)).output_text == "n3"
     root = site.url.removesuffix("/v1")
-    assert (await site.http.get(f"{root}/readiness")).json() == {"status": "ready"}
+    assert (await site.http.get(f"{root}/readiness")).json() == {"status": "healthy"}
     unknown = await site.http.get(f"{root}/nowhere")
     assert unknown.status_code == 404
     assert unknown.json()["error"]["code"] == "not_found"

@@ -216,4 +216,4 @@ async def _turn(host: Any) -> Any:
         def show(self, event: Any) -> Never:
             raise AssertionError
 
-    return await take_turn(host, b'{"input": "x"}', Identity("", "r", {}), lambda _: Quiet())
+    return await take_turn(host, b'{"input": "x"}', Identity("", "r", {}), lambda *_: Quiet())

@@ -1,0 +1,100 @@
+"""What the tests of a hosted agent share: a workflow with memory and faults, and hosts that the platform calls."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Never
+
+import httpx2
+import pytest
+
+from agent_host import Executor, WorkflowBuilder, WorkflowContext, handler
+from agent_host.engine.workflow import Workflow
+from agent_host.foundry.calls import call_headers
+from agent_host.messages import TextDelta
+from agent_host.settings import Platform
+
+CALL = "x-agent-foundry-call-id"
+USER = "x-agent-user-id"
+PLATFORM = Platform(project_id="/project", agent_name="desk", agent_version="3", agent_id="a-1", tenant_id="t-1")
+
+
+class Desk(Executor):
+    """Remembers what it was told, and does what the text says: fails, waits, or tells how it would call."""
+
+    def __init__(self, id: str) -> None:
+        super().__init__(id)
+        self.told: list[str] = []
+
+    @handler
+    async def hear(self, text: str, ctx: WorkflowContext[Never, str | TextDelta]) -> None:
+        self.told.append(text)
+        word, _, rest = text.partition(" ")
+        if word == "fail":
+            raise RuntimeError("the desk is on fire")
+        if word == "wait":
+            for _ in range(int(rest)):
+                await asyncio.sleep(0.1)
+                await ctx.yield_output(TextDelta("."))
+        if word == "call":
+            await asyncio.sleep(0.05)
+            await ctx.yield_output(f"{call_headers()}")
+        else:
+            await ctx.yield_output(", ".join(self.told))
+
+
+@pytest.fixture
+def desk() -> Workflow:
+    return WorkflowBuilder(start_executor=Desk("desk"), name="desk").build()
+
+
+Hosted = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+async def hosted(serve_app: Any, desk: Workflow) -> AsyncIterator[Hosted]:
+    """Serves the desk as the platform does: every request has a call id and comes from the user `ann`."""
+
+    async def start(session_id: str = "", **more: Any) -> Any:
+        platform = Platform(
+            **{name: getattr(PLATFORM, name) for name in PLATFORM.__slots__} | {"session_id": session_id}
+        )
+        site = await serve_app(desk, more.pop("store", None), platform=platform, **more)
+        site.http.headers.update({CALL: "call-1", USER: "ann"})
+        return site
+
+    yield start
+
+
+@pytest.fixture
+async def site(hosted: Hosted) -> Any:
+    """A hosted agent of its own for one test, in no session."""
+    return await hosted()
+
+
+Post = Callable[..., Awaitable[httpx2.Response]]
+
+
+@pytest.fixture
+def post(site: Any) -> Post:
+    """Sends a body to `/responses`: `await post(input="x", headers={...})`."""
+
+    async def send(body: Any = None, *, headers: dict[str, str] | None = None, **fields: Any) -> httpx2.Response:
+        answer: httpx2.Response = await (
+            site.http.post("/responses", content=body, headers=headers)
+            if isinstance(body, bytes)
+            else site.http.post("/responses", json=body if body is not None else fields, headers=headers)
+        )
+        return answer
+
+    return send
+
+
+def fault(answer: Any) -> tuple[int, str, str, str]:
+    """Status, code, param and source of an error."""
+    error = answer.json()["error"]
+    return answer.status_code, error["code"], error["param"], answer.headers["x-platform-error-source"]
+
+
+@pytest.fixture(name="fault")
+def fault_fixture() -> Callable[[Any], tuple[int, str, str, str]]:
+    return fault
