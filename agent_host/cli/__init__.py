@@ -8,7 +8,7 @@ import click
 from agent_host import __version__
 from agent_host.errors import AgentHostError
 
-VERBS = ("serve", "invoke", "graph", "check", "gc", "store", "deploy")
+VERBS = ("serve", "invoke", "graph", "check", "gc", "store", "deploy", "doctor")
 
 
 class _Group(click.Group):

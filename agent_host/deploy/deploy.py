@@ -100,6 +100,11 @@ class Agents:
     clock: Clock
     tell: Callable[[str], None] = field(default=lambda text: None)
 
+    def reach(self) -> None:
+        """Sign in, and see that the project answers."""
+        with _explained("Reaching the project"):
+            next(iter(self.project.agents.list(limit=1)), None)
+
     def create(self, plan: Plan) -> str:
         """Create a version, and return its number."""
         manifest = plan.manifest

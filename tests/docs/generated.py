@@ -88,6 +88,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "gc_help": lambda: command_help("gc"),
     "store_help": lambda: command_help("store"),
     "deploy_help": lambda: command_help("deploy", "create"),
+    "doctor_help": lambda: command_help("doctor"),
     "graph": lambda: command_output("graph", "samples/01_help_desk/app.py:workflow"),
     "response": lambda: _diagram(RESPONSE_MOVES, ["new", "new in background"]),
     "item": lambda: _item_diagram(),
