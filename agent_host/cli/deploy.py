@@ -101,7 +101,7 @@ def create(
         note(f"created version {version} of {name}")
         agents.wait_until_active(name, version, patience)
         if text:
-            click.echo(harmless(agents.say(name, version, text).text))
+            click.echo(harmless(agents.say(name, version, text)))
     note(f"{name} is deployed. Call it with get_openai_client(agent_name={name!r}).")
 
 

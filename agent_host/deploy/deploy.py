@@ -75,16 +75,6 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """What a deployed agent answered."""
-
-    session: str
-    response: str
-    status: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Clock:
     """How time passes: `now` in seconds, and `sleep` for so many."""
 
@@ -142,8 +132,8 @@ class Agents:
                 )
             self.clock.sleep(POLL_EVERY)
 
-    def say(self, name: str, version: str, text: str) -> Spoken:
-        """Say something to a version, in a session that is deleted again if the answer is complete."""
+    def say(self, name: str, version: str, text: str) -> str:
+        """What a version answers to a text, in a session that is deleted again if the answer is complete."""
         indicator = {"type": "version_ref", "agent_version": version}
         with _explained(f"Starting a session of version {version} of {name}"):
             session = self.project.agents.create_session(name, {"version_indicator": indicator}).agent_session_id
@@ -154,7 +144,7 @@ class Agents:
             cause = f": {response.error.message}" if response.error else ""
             raise DeployError(f"{name} answers, but its response {response.id} is {response.status}{cause}. {logs}")
         self.delete_session(name, session)
-        return Spoken(session, response.id, response.status, response.output_text)
+        return response.output_text
 
     def sessions(self, name: str) -> Iterator[dict[str, Any]]:
         """The sessions of an agent, as the service tells them."""

@@ -3,12 +3,14 @@
 import asyncio
 import subprocess
 import sys
+from typing import Any, Never
 
 import pytest
 import respx
 
+from agent_host import WorkflowBuilder, WorkflowContext, executor
 from agent_host.errors import SettingsError
-from agent_host.foundry.project import CALL_ID_HEADER, calling, openai_client, project_client
+from agent_host.foundry.project import CALL_ID_HEADER, call_headers, calling, openai_client, project_client
 from tests.foundry.service import ENDPOINT, Answer, Credential, Service
 
 RESPONSE = {
@@ -78,6 +80,26 @@ async def test_one_client_sends_each_request_its_own_call_id(httpx2_mock: respx.
     assert all(f'"input":"{call_id}"'.encode() in body for call_id, body in sent)
     assert {call.request.headers["authorization"] for call in route.calls} == {"Bearer token-of-the-test"}
     await client.close()
+
+
+async def test_an_executor_calls_for_the_request_that_it_works_for() -> None:
+    """Two runs of one workflow at the same time each see their own call id, also in handlers that run in threads."""
+
+    @executor
+    async def ask(text: str, ctx: WorkflowContext[str]) -> None:
+        await ctx.send_message(call_headers()[CALL_ID_HEADER])
+
+    @executor
+    def tell(heard: str, ctx: WorkflowContext[Never, str]) -> None:
+        ctx.yield_output(f"{heard} {call_headers()[CALL_ID_HEADER]}")
+
+    workflow = WorkflowBuilder(start_executor=ask, name="calls").add_edge(ask, tell).build()
+
+    async def run(call_id: str) -> list[Any]:
+        with calling(call_id):
+            return (await workflow.run("go", session_id=call_id)).get_outputs()
+
+    assert await asyncio.gather(run("c1"), run("c2")) == [["c1 c1"], ["c2 c2"]]
 
 
 async def test_a_deployed_agent_is_called_at_its_own_address(httpx2_mock: respx.Router) -> None:
