@@ -1,6 +1,7 @@
 """`agent-host deploy`: bring a workflow to Microsoft Foundry as a hosted agent, and look after it there."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,7 +97,7 @@ def create(
     if dry_run:
         click.echo("\n".join(plan.steps(endpoint or _known_endpoint())))
         return
-    with _agents(endpoint) as agents:
+    with open_agents(endpoint) as agents:
         version = agents.create(plan)
         note(f"created version {version} of {name}")
         agents.wait_until_active(name, version, patience)
@@ -130,7 +131,10 @@ def _known_endpoint() -> str:
 
 
 @contextmanager
-def _agents(endpoint: str | None) -> Iterator[Agents]:
+def open_agents(endpoint: str | None) -> Iterator[Agents]:
+    """The agents of a project, by default that of the environment, as whoever is signed in."""
+    # What it warns of is raised too, and told with a remedy.
+    logging.getLogger("azure.identity").setLevel(logging.ERROR)
     with project_client(endpoint) as project:
         yield Agents(project, Clock(time.monotonic, time.sleep), note)
 
@@ -143,7 +147,7 @@ def _agents(endpoint: str | None) -> Iterator[Agents]:
 @_endpoint
 def sessions(agent: str, stop: str | None, gone: str | None, as_json: bool, endpoint: str | None) -> None:
     """List the sessions of an agent, or end one of them."""
-    with _agents(endpoint) as agents:
+    with open_agents(endpoint) as agents:
         if stop is not None:
             agents.stop_session(agent, stop)
         if gone is not None:
@@ -168,7 +172,7 @@ def logs(agent: str, session: str, endpoint: str | None) -> None:
 
     The platform ends it after half an hour, or after two minutes in which nothing was written.
     """
-    with _agents(endpoint) as agents:
+    with open_agents(endpoint) as agents:
         for line in agents.logs(agent, session):
             click.echo(harmless(line))
 
@@ -181,6 +185,6 @@ def logs(agent: str, session: str, endpoint: str | None) -> None:
 @_endpoint
 def delete(agent: str, version: str | None, force: bool, endpoint: str | None) -> None:
     """Delete an agent, or one version of it."""
-    with _agents(endpoint) as agents:
+    with open_agents(endpoint) as agents:
         agents.delete(agent, version, force)
     note(f"deleted {f'version {version} of ' if version else ''}{agent}")

@@ -17,12 +17,11 @@ from urllib.parse import urlsplit
 
 import click
 
+from agent_host.cli.deploy import open_agents
 from agent_host.cli.screen import harmless
 from agent_host.cli.target import load_workflow
-from agent_host.deploy.deploy import Agents, Clock
 from agent_host.deploy.doctor import Attempt, Facts, examine
 from agent_host.errors import AgentHostError, SettingsError
-from agent_host.foundry.project import project_client
 from agent_host.server.app import default_store
 from agent_host.settings import Settings, project_endpoint
 from agent_host.stores import Store, open_store
@@ -171,8 +170,8 @@ async def _read(store: Store) -> None:
 
 def _credential(endpoint: str) -> Attempt:
     try:
-        with project_client(endpoint) as project:
-            Agents(project, Clock(time.monotonic, time.sleep)).reach()
+        with open_agents(endpoint) as agents:
+            agents.reach()
     except AgentHostError as error:
         return Attempt(str(error))
     return Attempt(detail=f"signed in to {endpoint}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from agent_host.deploy.code_archive import CodeArchive
-from agent_host.deploy.failures import BY_CODE, Failure, explained
+from agent_host.deploy.failures import BY_CODE, NOT_SIGNED_IN, Failure, explained
 from agent_host.deploy.manifest import Manifest
 from agent_host.errors import DeployError
 
@@ -218,13 +218,12 @@ def _explained(doing: str, more: str = "") -> Iterator[None]:
     try:
         yield
     except HttpResponseError as error:
-        told = getattr(error.model, "error", None)
-        signed_out = isinstance(error, ClientAuthenticationError)
-        failure = Failure(
-            401 if signed_out else error.status_code,
-            told.code if told else error.error.code or "" if error.error else "",
-            told.message if told else str(error.message),
-        )
+        told = getattr(error.model, "error", None) or error.error
+        if isinstance(error, ClientAuthenticationError) and error.response is None:
+            # Behind the first line stands what each kind of credential has to say, most of which nobody uses.
+            failure = Failure(None, NOT_SIGNED_IN, error.message.partition("\n")[0])
+        else:
+            failure = Failure(error.status_code, (told and told.code) or "", (told and told.message) or error.message)
     except APIStatusError as error:
         failure = Failure(error.status_code, error.code or "", error.message)
     except (AzureError, OpenAIError) as error:

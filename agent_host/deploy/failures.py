@@ -12,7 +12,12 @@ _ROLE = (
     "a few minutes"
 )
 
+NOT_SIGNED_IN = "not_signed_in"
+"""Our own code: no credential was found, so the service was not asked."""
+
 BY_CODE: Mapping[str, str] = {
+    NOT_SIGNED_IN: "Sign in: az login --tenant TENANT, or azd auth login. Where nobody can, set AZURE_CLIENT_ID, "
+    "AZURE_TENANT_ID and AZURE_CLIENT_SECRET.",
     "image_pull_failed": f"See that the image is in the registry and was built for linux/amd64; and {_PULL}.",
     "InvalidAcrPullCredentials": (
         "The registry takes no tokens of the platform. Allow them: az acr config authentication-as-arm update "
@@ -30,8 +35,7 @@ BY_CODE: Mapping[str, str] = {
 
 BY_STATUS: Mapping[int, str] = {
     400: "The service refuses the definition; --dry-run shows it.",
-    401: "Sign in: az login --tenant TENANT, or azd auth login. Where nobody can, set AZURE_CLIENT_ID, AZURE_TENANT_ID "
-    "and AZURE_CLIENT_SECRET.",
+    401: BY_CODE[NOT_SIGNED_IN],
     403: f"You are signed in, but lack a role on the project: {_ROLE}.",
     404: "Compare the name of the agent, and the address in FOUNDRY_PROJECT_ENDPOINT, with the project's page in the "
     "portal.",

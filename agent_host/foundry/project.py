@@ -50,7 +50,7 @@ def project_client(
     `azd auth login`. `options` are those of azure-core's pipelines, such as `transport`. Raises `SettingsError` if the
     address is missing or the extra `foundry` is not installed.
     """
-    address = endpoint or project_endpoint()
+    address = _address(endpoint)
     try:
         from azure.ai.projects import AIProjectClient
     except ImportError as error:
@@ -74,7 +74,7 @@ def openai_client(
     `AIProjectClient.get_openai_client()` is the same for programs without an event loop, but sends no call id.
     `options` are those of `AsyncOpenAI` but for `http_client`. Raises `SettingsError` like `project_client`.
     """
-    address = endpoint or project_endpoint()
+    address = _address(endpoint)
     try:
         from azure.identity import get_bearer_token_provider
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -96,6 +96,10 @@ def openai_client(
     else:
         address += "/openai/v1"
     return AsyncOpenAI(base_url=address, api_key=token, http_client=http, **options)
+
+
+def _address(endpoint: str | None) -> str:
+    return project_endpoint(None if endpoint is None else {"FOUNDRY_PROJECT_ENDPOINT": endpoint})
 
 
 def _default_credential() -> "TokenCredential":

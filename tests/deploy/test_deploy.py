@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import respx
+from azure.core.exceptions import ServiceRequestError
+from azure.identity import CredentialUnavailableError
 from click.testing import CliRunner, Result
 
 from agent_host.cli import deploy as command
@@ -92,7 +94,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
             with project_client(ENDPOINT, Credential(), transport=service, retry_total=0) as project:
                 yield Agents(project, Clock(lambda: clock.now, clock.sleep), command.note)
 
-        monkeypatch.setattr(command, "_agents", agents)
+        monkeypatch.setattr(command, "open_agents", agents)
         return CliRunner().invoke(main, ["deploy", *arguments]), service
 
     return invoke
@@ -198,19 +200,33 @@ def test_a_failure_says_what_to_do(run: Run, answers: Mapping[str, list[Answer]]
 
 def test_nobody_signed_in_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any credential the command says how to sign in, and no token was asked of the service."""
-    from azure.identity import CredentialUnavailableError
 
     class Nobody:
         def get_token(self, *scopes: str, **options: Any) -> Any:
-            raise CredentialUnavailableError(message="No credential was found.")
+            raise CredentialUnavailableError(message="No credential was found.\nOne: no.\nAnother: no.")
 
     service = Service(GOOD)
     made = project_client(ENDPOINT, Nobody(), transport=service)
     monkeypatch.setattr(command, "project_client", lambda endpoint: made)
     result = CliRunner().invoke(main, ["deploy", TARGET, *IMAGE])
     assert result.exit_code == 1
-    assert "No credential was found. Sign in: az login" in result.stderr
+    assert "(not_signed_in): No credential was found. Sign in: az login" in result.stderr
     assert service.asked == []
+
+
+def test_a_service_that_is_not_reached_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an answer the command says where it looked for one, and what may lie between."""
+
+    class Unplugged(Service):
+        def send(self, request: Any, **options: Any) -> Any:
+            raise ServiceRequestError("Name or service not known")
+
+    made = project_client(ENDPOINT, Credential(), transport=Unplugged({}), retry_total=0)
+    monkeypatch.setattr(command, "project_client", lambda endpoint: made)
+    result = CliRunner().invoke(main, ["deploy", TARGET, *IMAGE])
+    assert result.exit_code == 1
+    assert "Creating a version of desk failed: Name or service not known." in result.stderr
+    assert "HTTPS_PROXY" in result.stderr
 
 
 def test_a_passing_failure_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from agent_host.cli import deploy, main
 from agent_host.cli import doctor as command
-from agent_host.cli import main
 from agent_host.deploy.doctor import Attempt, Facts, Finding, examine
 from agent_host.foundry.project import project_client
 from agent_host.stores import open_store
@@ -231,7 +231,7 @@ def project(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], None
     def answering(answer: Answer) -> None:
         made = project_client(ENDPOINT, Credential(), transport=Service({"GET /agents": [answer]}), retry_total=0)
         monkeypatch.setenv("FOUNDRY_PROJECT_ENDPOINT", ENDPOINT)
-        monkeypatch.setattr(command, "project_client", lambda endpoint: made)
+        monkeypatch.setattr(deploy, "project_client", lambda endpoint: made)
         monkeypatch.setattr(command, "HTTPSConnection", _Server)
 
     return answering
