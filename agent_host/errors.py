@@ -146,6 +146,12 @@ class SettingsError(AgentHostError):
     code = "bad_setting"
 
 
+class DeployError(AgentHostError):
+    """A hosted agent cannot be deployed, or a deployed one does not answer."""
+
+    code = "deploy_failed"
+
+
 class StoreError(AgentHostError):
     """The store cannot be used."""
 

@@ -12,6 +12,7 @@ PROGRESS = ("off", "commentary", "reasoning")
 APPROVALS = ("function_call", "mcp")
 DAY = 86_400.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
+_PROJECT = re.compile(r"https://[^/\s?#]+/api/projects/[^/\s?#]+")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 _HOSTED = "FOUNDRY_HOSTING_ENVIRONMENT"
@@ -167,3 +168,15 @@ def in_words(seconds: float) -> str:
     units = (("day", DAY), ("hour", 3600.0), ("minute", 60.0), ("second", 1.0))
     name, unit = next(((name, unit) for name, unit in units if seconds % unit == 0), units[-1])
     return f"{seconds / unit:g} {name}{'s' * (seconds != unit)}"
+
+
+def project_endpoint(environment: Mapping[str, str] | None = None) -> str:
+    """The Foundry project that `FOUNDRY_PROJECT_ENDPOINT` names, without a slash at its end; raises `SettingsError`."""
+    endpoint = (os.environ if environment is None else environment).get("FOUNDRY_PROJECT_ENDPOINT", "").rstrip("/")
+    if _PROJECT.fullmatch(endpoint) is None:
+        raise SettingsError(
+            f"FOUNDRY_PROJECT_ENDPOINT {f'is {endpoint!r}' if endpoint else 'is not set'}. Set it to the address of "
+            "the project, https://ACCOUNT.services.ai.azure.com/api/projects/PROJECT; the project's page in the "
+            "portal shows it."
+        )
+    return endpoint

@@ -8,7 +8,7 @@ import click
 from agent_host import __version__
 from agent_host.errors import AgentHostError
 
-VERBS = ("serve", "invoke", "graph", "check", "gc", "store")
+VERBS = ("serve", "invoke", "graph", "check", "gc", "store", "deploy", "doctor")
 
 
 class _Group(click.Group):
@@ -37,7 +37,7 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="agent-host")
 def main() -> None:
     """Serve a workflow through the OpenAI Responses API, talk to it, draw it, check it against what is stored,
-    and look after the store."""
+    look after the store, and deploy it."""
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ _FROM_ENVIRONMENT = {
 }
 
 
-def command_help(verb: str) -> str:
-    """What `agent-host VERB --help` prints in a terminal of 80 columns."""
-    return CliRunner().invoke(main, [verb, "--help"], prog_name="agent-host", terminal_width=80).output
+def command_help(*words: str) -> str:
+    """What `agent-host WORDS --help` prints in a terminal of 80 columns."""
+    return CliRunner().invoke(main, [*words, "--help"], prog_name="agent-host", terminal_width=80).output
 
 
 def command_output(*arguments: str) -> str:
@@ -94,6 +94,8 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "graph_help": lambda: command_help("graph"),
     "gc_help": lambda: command_help("gc"),
     "store_help": lambda: command_help("store"),
+    "deploy_help": lambda: command_help("deploy", "create"),
+    "doctor_help": lambda: command_help("doctor"),
     "graph": lambda: command_output("graph", "samples/01_help_desk/app.py:workflow"),
     "response": lambda: _diagram(RESPONSE_MOVES, ["new", "new in background"]),
     "item": lambda: _item_diagram(),

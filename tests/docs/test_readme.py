@@ -92,7 +92,10 @@ def test_every_python_block_is_run_or_a_file() -> None:
     assert [block.text for block in blocks("README.md") if block.language == "python" and block.kind != "file"] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "samples/01_help_desk/README.md"])
+PAGES = ["README.md", "infra/README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("samples/*/README.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_every_path_a_page_links_to_exists(page: str) -> None:
     """No link into the repository is dead."""
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)\)", (ROOT / page).read_text())

@@ -89,7 +89,7 @@ async def test_a_websocket_needs_a_call_id_too(site: Any) -> None:
 async def test_a_turn_that_is_taken_up_carries_the_call_id_of_its_own_request(
     hosted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if it is the request of another user that finds it left behind."""
+    """Also if it is another request that finds it left behind."""
     site = await hosted()
     seen: list[dict[str, str]] = []
 
@@ -107,7 +107,7 @@ async def test_a_turn_that_is_taken_up_carries_the_call_id_of_its_own_request(
 
     monkeypatch.setattr(site.host.store, "read_events", noting)
     with on_behalf_of("another"):
-        await site.host.settle_lapsed("bob", "caresp_x")
+        await site.host.settle_lapsed("ann", made["id"])
     assert seen[0] == {"x-agent-foundry-call-id": "call-1"}
     while (told := (await site.http.get(f"/responses/{made['id']}")).json())["status"] != "completed":
         await asyncio.sleep(0.02)
