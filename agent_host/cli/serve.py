@@ -32,7 +32,7 @@ log = logging.getLogger("agent_host")
 
 BACKLOG = 2048
 LAST_WORDS = 0.5
-"""Seconds that answers get to leave after the last turn, and that threads get to end after the store has closed."""
+"""Seconds in which, after the last turn, the next answer must leave, and in which threads end after the store."""
 EXPORT_PATIENCE = 2.0
 """Seconds that what was observed last gets to reach those who watch."""
 
@@ -239,7 +239,11 @@ class _Server(uvicorn.Server):
         until = self._loop.time() + grace
         self.should_exit = True
         await self._host.drain()
-        await asyncio.sleep(max(until - self._loop.time(), LAST_WORDS))
-        # Clients that have not taken their answers by now must not keep the process alive.
-        for connection in list(self.server_state.connections):
+        await asyncio.sleep(max(until - self._loop.time(), 0))
+        left: set[Any] = set()
+        while self.server_state.connections != left:
+            left = set(self.server_state.connections)
+            await asyncio.sleep(LAST_WORDS)
+        # Nobody has taken an answer for a while: clients that do not read must not keep the process alive.
+        for connection in left:
             connection.transport.abort()

@@ -1,6 +1,7 @@
 """Turns that continue something: a response, an old one, a conversation, in every mode in which a turn is asked for."""
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -231,8 +232,8 @@ async def test_a_conversation_is_free_the_moment_a_stream_ends(site: Any, mode: 
     talk = await conversation(site)
     for number in range(100):
         stream = await site.client.responses.create(input=str(number), conversation=talk, **MODES[mode])
-        async with stream:
-            async for event in stream:
+        async with stream, contextlib.aclosing(aiter(stream)) as events:
+            async for event in events:
                 if event.type == "response.completed":
                     break
         assert event.response.output_text.endswith(str(number))

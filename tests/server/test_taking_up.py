@@ -297,6 +297,8 @@ async def test_what_cannot_be_read_back_is_given_up(
     await left_behind(path, b"not a request")
     site = await serve_app(echoing(), path)
     assert (await site.say("hello")).status == "completed"
+    while await site.host.store.is_in_flight("", "resp_left"):
+        await asyncio.sleep(0.01)
     with pytest.raises(openai.NotFoundError):
         await site.client.responses.retrieve("resp_left")
     assert "resp_left cannot be read back and is given up" in caplog.text
