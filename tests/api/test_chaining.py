@@ -1,7 +1,6 @@
 """Turns that continue something: a response, an old one, a conversation, in every mode in which a turn is asked for."""
 
 import asyncio
-import contextlib
 import json
 from typing import Any
 
@@ -230,13 +229,16 @@ async def test_of_many_turns_at_the_same_moment_one_gets_the_conversation(site: 
 async def test_a_conversation_is_free_the_moment_a_stream_ends(site: Any, mode: str) -> None:
     """Who reads the last event can take the next turn at once, a hundred times over."""
     talk = await conversation(site)
+    former = None
     for number in range(100):
-        stream = await site.client.responses.create(input=str(number), conversation=talk, **MODES[mode])
-        async with stream, contextlib.aclosing(aiter(stream)) as events:
-            async for event in events:
-                if event.type == "response.completed":
-                    break
+        events = aiter(await site.client.responses.create(input=str(number), conversation=talk, **MODES[mode]))
+        while (event := await anext(events)).type != "response.completed":
+            pass
         assert event.response.output_text.endswith(str(number))
+        assert former is None or [event async for event in former] == []
+        former = events
+    assert former is not None
+    assert [event async for event in former] == []
     assert event.response.output_text == ", ".join(map(str, range(100)))
 
 
