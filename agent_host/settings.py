@@ -26,6 +26,7 @@ _PLATFORM = {
     "blueprint_id": "FOUNDRY_AGENT_BLUEPRINT_CLIENT_ID",
     "tenant_id": "FOUNDRY_AGENT_TENANT_ID",
     "session_id": "FOUNDRY_AGENT_SESSION_ID",
+    "home": "HOME",
 }
 
 
@@ -34,7 +35,8 @@ class Platform:
     """What a hosted agent platform says of the agent and of the sandbox in which it runs; "" is what it leaves open.
 
     `project_endpoint` is where its services are called, `project_id` the project's resource id. `session_id` names
-    the session that the sandbox serves; without it each request has, or is given, one of its own.
+    the session that the sandbox serves; without it each request has, or is given, one of its own. `home` is a folder
+    that the session finds again, if it is that of the last time.
     """
 
     project_endpoint: str = ""
@@ -45,6 +47,7 @@ class Platform:
     blueprint_id: str = ""
     tenant_id: str = ""
     session_id: str = ""
+    home: str = ""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> "Platform | None":

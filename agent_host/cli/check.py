@@ -30,6 +30,7 @@ from agent_host.engine.view import gather, read_view
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import CheckpointDecodeError, CheckpointNotFoundError
 from agent_host.server.app import default_store
+from agent_host.settings import Settings
 from agent_host.stores import SavePoint, Store, open_store
 
 _DAY = 86_400.0
@@ -122,7 +123,7 @@ def check(target: str, store_url: str | None, days: float, as_json: bool) -> Non
     Runs no handler and changes nothing. Ends with 1 if anything could not be continued.
     """
     workflow = load_workflow(target)
-    address = store_url or default_store(workflow)
+    address = store_url or default_store(workflow, Settings())
     report = asyncio.run(_report(workflow, address, time.time() - days * _DAY))
     if as_json:
         click.echo(json.dumps(as_data(report), indent=2, ensure_ascii=False))

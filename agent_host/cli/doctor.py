@@ -22,9 +22,9 @@ from agent_host.cli.screen import harmless
 from agent_host.cli.target import load_workflow
 from agent_host.deploy.doctor import Attempt, Facts, examine
 from agent_host.errors import AgentHostError, SettingsError
-from agent_host.server.app import default_store
+from agent_host.server.app import default_store, store_at
 from agent_host.settings import Settings, project_endpoint
-from agent_host.stores import Store, open_store
+from agent_host.stores import PROJECT, Store, open_store
 
 PATIENCE = 60.0
 _EACH = 0.1
@@ -91,7 +91,7 @@ def _workflow(target: str | None) -> tuple[Attempt | None, str]:
         workflow = load_workflow(target)
     except AgentHostError as error:
         return Attempt(str(error)), ""
-    return Attempt(detail=workflow.name), default_store(workflow)
+    return Attempt(detail=workflow.name), default_store(workflow, Settings.from_environment())
 
 
 def _port() -> Attempt:
@@ -149,6 +149,9 @@ def _home() -> Attempt:
 def _store(address: str) -> Attempt:
     file = Path(address.partition("sqlite:///")[2] or address)
     try:
+        if address.startswith(PROJECT):
+            asyncio.run(_read(store_at(address)))
+            return Attempt(detail=f"{address.removeprefix(PROJECT)} can be used")
         store = open_store(address, read_only=file.is_file())
         if file.is_file():
             asyncio.run(_read(store))

@@ -101,7 +101,7 @@ def serve(
     logs.configure(log_level)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     workflow = load_workflow(target)
-    address = store_url or default_store(workflow)
+    address = store_url or default_store(workflow, settings)
     app = create_app(workflow, address, settings=settings)
     if emulate_foundry:
         app.add_middleware(EmulatedGateway)

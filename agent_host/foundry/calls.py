@@ -19,6 +19,11 @@ def on_behalf_of(call_id: str) -> Iterator[None]:
         _call_id.reset(token)
 
 
+def current_call() -> str:
+    """The call id of the request that is served now; "" if there is none."""
+    return _call_id.get()
+
+
 def call_headers() -> dict[str, str]:
     """The headers of a call to the platform that is made now. They belong to one call, not to a shared client."""
     call_id = _call_id.get()

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Match, Route, WebSocketRoute
 
+from agent_host import __version__
 from agent_host.engine.workflow import Workflow
 from agent_host.errors import SettingsError
+from agent_host.foundry.answers import server_name
 from agent_host.server import conversations
 from agent_host.server.compaction import compact_response
 from agent_host.server.exchange import Endpoint, Serve, refusal
@@ -30,11 +32,12 @@ from agent_host.server.responses import (
     retrieve_response,
 )
 from agent_host.server.snapshots import after_restore, before_snapshot
+from agent_host.server.stored import shown
 from agent_host.server.taking_up import take_up
 from agent_host.server.tokens import count_input_tokens
 from agent_host.server.websocket import WebSocketEndpoint
-from agent_host.settings import Settings
-from agent_host.stores import open_store
+from agent_host.settings import Platform, Settings
+from agent_host.stores import PROJECT, open_store, project_store
 from agent_host.stores.base import Store
 from agent_host.wire import problems
 from agent_host.wire.problems import Problem
@@ -62,8 +65,10 @@ def create_app(
             f"create_app takes a workflow, made by WorkflowBuilder(...).build(); got a {type(workflow).__name__}."
         )
     settings = (settings or Settings.from_environment()).checked()
-    opened = store if store is not None and not isinstance(store, str) else open_store(store or default_store(workflow))
-    host = Host(workflow, opened, settings, sources, take_up=take_up, tokenizer=tokenizer)
+    if store is None or isinstance(store, str):
+        address = store or default_store(workflow, settings)
+        store = store_at(address, settings.platform, lambda: host.settings.platform)
+    host = Host(workflow, store, settings, sources, take_up=take_up, tokenizer=tokenizer)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -98,10 +103,30 @@ def create_app(
     return app
 
 
-def default_store(workflow: Workflow) -> str:
-    """The file of a workflow that was given no store, below the working directory."""
+def default_store(workflow: Workflow, settings: Settings) -> str:
+    """The store of a workflow that was given none: a file below the working directory.
+
+    On a platform it is the storage of the project, since the disk there is empty whenever a session begins.
+    """
+    if settings.platform is not None and settings.platform.project_endpoint:
+        return PROJECT + settings.platform.project_endpoint
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", workflow.name).strip("-.") or "workflow"
     return f"sqlite:///{Path('.agent_host') / name}.db"
+
+
+def store_at(
+    address: str, platform: Platform | None = None, now: Callable[[], Platform | None] = lambda: None
+) -> Store:
+    """The store at an address, not opened yet. `now` tells what the platform says when it is asked again."""
+    if not address.startswith(PROJECT):
+        return open_store(address)
+    return project_store(
+        address,
+        shown,
+        session=lambda: (now() or Platform()).session_id,
+        home=platform.home if platform is not None else "",
+        user_agent=server_name(__version__),
+    )
 
 
 _ENDPOINTS: tuple[tuple[str, str, Serve], ...] = (

@@ -7,14 +7,12 @@
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from agent_host.engine.view import View
-from agent_host.errors import TurnConflictError
 from agent_host.server import questions
 from agent_host.server.connection_memory import LaneMemory, Unstored
 from agent_host.server.host import Host
@@ -110,9 +108,7 @@ async def _resolved(host: Host, user: str, request: CreateRequest) -> Resolved:
 
 async def _in_conversation(host: Host, user: str, conversation_id: str, request: CreateRequest) -> Continuation:
     store, brought = host.store, await _resolved(host, user, request)
-    conversation = await store.read_conversation(user, conversation_id)
-    if conversation is None and not host.hosting.owns_conversations:
-        conversation = await _taken_over(host, user, conversation_id)
+    conversation = await _conversation(host, user, conversation_id)
     if conversation is None:
         raise problems.conversation_not_found(conversation_id)
     head = conversation.head or host.definition.root.id
@@ -124,20 +120,19 @@ async def _in_conversation(host: Host, user: str, conversation_id: str, request:
     return Continuation(view, new.items, False, conversation, waiting, known_calls=new.known_calls)
 
 
+async def _conversation(host: Host, user: str, conversation_id: str) -> Conversation | None:
+    if host.hosting.owns_conversations:
+        return await host.store.read_conversation(user, conversation_id)
+    made_elsewhere = Conversation(conversation_id, int(host.sources.clock()), b"{}")
+    return await host.store.adopt_conversation(user, made_elsewhere)
+
+
 @dataclass(frozen=True, slots=True)
 class _New:
     """The items of a request that what it continues has not heard, and the calls among those that it has."""
 
     items: tuple[InputItem, ...]
     known_calls: tuple[str, ...] = ()
-
-
-async def _taken_over(host: Host, user: str, conversation_id: str) -> Conversation | None:
-    """A conversation that was made elsewhere, with nothing said in it yet."""
-    with suppress(TurnConflictError):  # another turn was faster
-        found = Conversation(conversation_id, int(host.sources.clock()), b"{}")
-        await host.store.create_conversation(user, found, ())
-    return await host.store.read_conversation(user, conversation_id)
 
 
 async def _new(

@@ -30,8 +30,6 @@ from agent_host.wire.events import Event
 
 log = logging.getLogger("agent_host")
 
-FLUSH_AFTER = 0.02
-"""Seconds that events wait for others before they are written."""
 AGAIN_AFTER = 1.0
 MOST_TRIES = 60
 """Seconds between the tries to write a superstep while the disk is at fault, and how many there are."""
@@ -232,7 +230,7 @@ class EventLog:
         while True:
             await self._wake.wait()
             if not self._at_once:
-                await asyncio.sleep(FLUSH_AFTER)
+                await asyncio.sleep(self.store.event_pause)
             self._wake.clear()
             self._at_once = False
             if not await self._flush():

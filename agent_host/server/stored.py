@@ -37,6 +37,12 @@ def response_of(record: ResponseRecord) -> dict[str, Any]:
     )
 
 
+def shown(record: ResponseRecord) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A stored record as a platform shows it: the response object, and the items that it was asked with."""
+    items: list[dict[str, Any]] = msgspec.json.decode(record.input)
+    return response_of(record), [item for item in items if item["type"] != "item_reference"]
+
+
 class StoredRequest(msgspec.Struct, frozen=True):
     """The request of a background turn, as it came and with what it refers to, so that the turn can begin again.
 

@@ -1,17 +1,40 @@
 """Where responses, commits and blobs are kept.
 
-`open_store` is the only place that knows which kinds of store there are. The promise is in `base.py`; everything
-above this package uses that and nothing else of it.
+`open_store` and `project_store` are the only places that know which kinds of store there are. The promise is in
+`base.py`; everything above this package uses that and nothing else of it.
 """
 
 import os
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent_host.errors import StoreError
 from agent_host.stores.base import CommitLog, Store
 from agent_host.stores.records import ResponseRecord, ResumePoint, SavePoint
 
-__all__ = ["CommitLog", "ResponseRecord", "ResumePoint", "SavePoint", "Store", "open_store", "store_file"]
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+
+    from agent_host.stores.foundry.showing import Show
+
+__all__ = [
+    "PROJECT",
+    "CommitLog",
+    "ResponseRecord",
+    "ResumePoint",
+    "SavePoint",
+    "Store",
+    "open_store",
+    "project_store",
+    "store_file",
+]
+
+PROJECT = "foundry:"
+"""Begins the address of a store in a Foundry project; the project's endpoint is behind it."""
+LIFETIME = 60 * 86_400
+"""Seconds that a project keeps what nobody uses. Half of that is promised after each use."""
 
 # Two letters at least: `C:` begins a path on Windows.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
@@ -37,6 +60,30 @@ def open_store(url: str, *, read_only: bool = False) -> Store:
     return SqlStore(SqliteDatabase(path, read_only=read_only))
 
 
+def project_store(
+    address: str,
+    show: "Show",
+    *,
+    session: Callable[[], str],
+    home: str,
+    user_agent: str,
+    credential: "AsyncTokenCredential | None" = None,
+) -> Store:
+    """The store at an address that begins with `PROJECT`; it is not opened yet.
+
+    `show` makes of a stored response what the platform shows of it. `session` tells the platform's session, "" for
+    none, of which this is the only process. Below the folder `home`, if it is not "", lies what never changes.
+    `user_agent` is what the server calls itself. Without a credential azure-identity finds one.
+    """
+    from agent_host.foundry.storage import ProjectStorage
+    from agent_host.stores.foundry.store import FoundryStore
+
+    endpoint = address.removeprefix(PROJECT).rstrip("/")
+    storage = ProjectStorage(endpoint, credential, store="agent_host", lifetime=LIFETIME, user_agent=user_agent)
+    cache = Path(home) / ".agent_host" / "segments" if home else None
+    return FoundryStore(storage, show, session=session, cache=cache)
+
+
 def store_file(url: str, *, is_there: bool = True) -> str:
     """The file of a store; raises `StoreError` for a store in memory, and for no file unless it may be missing."""
     path = _sqlite_path(url)
@@ -48,6 +95,8 @@ def store_file(url: str, *, is_there: bool = True) -> str:
 def _sqlite_path(url: str) -> str | None:
     if url == ":memory:":
         return None
+    if url.startswith(PROJECT):
+        raise StoreError(f"The store {url} can only be served: it lies in a Foundry project. Name a file.")
     if url and _SCHEME.match(url) is None:
         return url
     prefix, slashes, path = url.partition("sqlite://")

@@ -200,6 +200,9 @@ class Store(Protocol):
     Conversations:
     R50  `create_conversation` stores a conversation with its first items; the id is new for this user, else
          `TurnConflictError`.
+    R70  `adopt_conversation` gives a conversation that was made elsewhere under an id: as it stands here, or, if it is
+         unknown, as it is given. What was said in it elsewhere waits for its next turn. It need not be stored before
+         the end of that turn.
     R51  `read_conversation` and `update_conversation` give the conversation; None if it is unknown. An update changes
          the metadata alone.
     R52  `delete_conversation` removes a conversation and its items, and the questions at its commit as R46 does; False
@@ -235,6 +238,9 @@ class Store(Protocol):
     R68  `add_archive` stores all of an archive or nothing. What is stored already stays as it is and must be the same,
          else `TurnConflictError`; what the archive brings is the user's alone. False if nothing was new.
     """
+
+    event_pause: float
+    """Seconds that the events of background turns wait for others before they are written."""
 
     async def open(self) -> None:
         """Make the store usable (R6); raises `StoreError` with the remedy if it cannot be."""
@@ -382,6 +388,10 @@ class Store(Protocol):
 
     async def create_conversation(self, user: str, conversation: Conversation, items: Sequence[Item]) -> None:
         """Store a new conversation (R50)."""
+        ...
+
+    async def adopt_conversation(self, user: str, conversation: Conversation) -> Conversation:
+        """A conversation that somebody else has made (R70)."""
         ...
 
     async def read_conversation(self, user: str, conversation_id: str) -> Conversation | None:

@@ -22,6 +22,14 @@ def create(connection: Connection, own: str, conversation: Conversation, items: 
     _add(connection, own, conversation.id, items)
 
 
+def adopt(connection: Connection, own: str, conversation: Conversation, items: Sequence[Item] = ()) -> None:
+    """See that there is a conversation that was made elsewhere; items that it has not yet wait for its next turn."""
+    row = (own, conversation.id, conversation.created_at, conversation.metadata, conversation.head)
+    connection.execute(QUERIES["insert_conversation"], row)
+    new = [item for item in items if read_item(connection, own, conversation.id, item.id) is None]
+    _add(connection, own, conversation.id, new)
+
+
 def read(connection: Connection, own: str, conversation_id: str) -> Conversation | None:
     """A conversation; None if there is none."""
     row = connection.execute(QUERIES["select_conversation"], (own, conversation_id)).fetchone()

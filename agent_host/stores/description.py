@@ -1,5 +1,9 @@
 """What a SQL store tells of itself, from one consistent state."""
 
+from collections import Counter
+from collections.abc import Sequence
+from operator import attrgetter
+
 from agent_host.stores import rows
 from agent_host.stores.database import Connection
 from agent_host.stores.queries import parse, sql_text
@@ -26,4 +30,26 @@ def describe(connection: Connection) -> Description:
         pending=ask(_STATEMENTS["pending"]).fetchone()[0],
         oldest_response=oldest,
         largest=tuple((rows.user_of(own), *found) for own, *found in ask(_STATEMENTS["largest"]).fetchall()),
+    )
+
+
+_LARGEST = 5
+
+
+def total(parts: Sequence[Description]) -> Description:
+    """What several stores hold together."""
+    sizes: Counter[str] = Counter()
+    for part in parts:
+        sizes.update(part.sizes)
+    largest = sorted((each for part in parts for each in part.largest), key=lambda each: -each[3])
+    summed = {
+        name: sum(map(attrgetter(name), parts))
+        for name in ("size", "free", "conversations", "responses", "commits", "blobs", "in_flight", "pending")
+    }
+    return Description(
+        **summed,
+        sizes=dict(sizes),
+        users=max((part.users for part in parts), default=0),
+        oldest_response=min((each for part in parts if (each := part.oldest_response) is not None), default=None),
+        largest=tuple(largest[:_LARGEST]),
     )

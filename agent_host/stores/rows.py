@@ -89,6 +89,12 @@ def is_stored(connection: Connection, own: str, commit_id: str) -> bool:
     return connection.execute(QUERIES["find_commit"], (own, commit_id)).fetchone() is not None
 
 
+def is_own(connection: Connection, own: str, commit_id: str) -> bool:
+    """Whether the user has such a commit that is not a root."""
+    found = connection.execute(QUERIES["find_commit"], (own, commit_id)).fetchone()
+    return found is not None and found[0] != "root"
+
+
 def select_chain(connection: Connection, own: str, commit_id: str) -> list[Commit]:
     """A commit and its ancestors back to a complete one, newest first; empty if it is unknown."""
     rows = connection.execute(QUERIES["select_chain"], (own, commit_id, own)).fetchall()

@@ -50,6 +50,8 @@ T = TypeVar("T")
 class SqlStore:
     """A store in a SQL database that one process has for itself; the promises are those of `Store`."""
 
+    event_pause = 0.02
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._foreground = ForegroundTurns()
@@ -226,6 +228,14 @@ class SqlStore:
     async def create_conversation(self, user: str, conversation: Conversation, items: Sequence[Item]) -> None:
         """Store a new conversation, or raise `TurnConflictError`."""
         await self._write(conversation_rows.create, user, conversation, items)
+
+    async def adopt_conversation(self, user: str, conversation: Conversation) -> Conversation:
+        """A conversation that somebody else has made; it is stored if it is not here."""
+        known = await self.read_conversation(user, conversation.id)
+        if known is None:
+            await self._write(conversation_rows.adopt, user, conversation)
+            known = await self.read_conversation(user, conversation.id)
+        return known or conversation
 
     async def read_conversation(self, user: str, conversation_id: str) -> Conversation | None:
         """A conversation; None if it is unknown."""

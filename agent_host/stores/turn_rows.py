@@ -112,6 +112,11 @@ def give_back(connection: Connection, own: str, response_id: str, owner: str, ha
     connection.execute(QUERIES["give_back_turn"], (has_begun, own, response_id, owner))
 
 
+def let_lease_lapse(connection: Connection, own: str, response_id: str) -> bool:
+    """Take a turn from its owner; False if there is no such turn."""
+    return connection.execute(QUERIES["let_lease_lapse"], (own, response_id)).rowcount == 1
+
+
 def let_leases_lapse(connection: Connection) -> None:
     """Take every turn from its owner, whose process is gone."""
     connection.execute(QUERIES["let_leases_lapse"])

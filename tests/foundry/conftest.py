@@ -1,7 +1,8 @@
 """What the tests of a hosted agent share: a workflow with memory and faults, and hosts that the platform calls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Never
 
 import httpx2
@@ -12,6 +13,7 @@ from agent_host.engine.workflow import Workflow
 from agent_host.foundry.calls import call_headers
 from agent_host.messages import TextDelta
 from agent_host.settings import Platform
+from tests.foundry.stand_in import Project, StandIn
 
 CALL = "x-agent-foundry-call-id"
 USER = "x-agent-user-id"
@@ -98,3 +100,20 @@ def fault(answer: Any) -> tuple[int, str, str, str]:
 @pytest.fixture(name="fault")
 def fault_fixture() -> Callable[[Any], tuple[int, str, str, str]]:
     return fault
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def stand_in() -> Iterator[StandIn]:
+    """The storage of the platform, for projects of any name."""
+    with StandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def platform(stand_in: StandIn) -> Iterator[Project]:
+    """A project of the platform for one test, which fails at its end if the storage was called in a wrong way."""
+    with stand_in.checked_project(f"desk-{next(_numbers)}") as project:
+        yield project

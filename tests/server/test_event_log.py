@@ -40,7 +40,7 @@ async def test_what_was_told_is_stored_when_a_turn_is_left(store: UnsteadyStore)
 
 async def test_what_was_told_too_late_is_not_stored(store: UnsteadyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn with another owner gets no events of its former one, not even when that owner takes it again."""
-    monkeypatch.setattr("agent_host.server.event_log.FLUSH_AFTER", 60)
+    monkeypatch.setattr(store, "event_pause", 60)
     events = EventLog(store)
     log = events.open_turn("", Guard("resp_1", "me"))
     log.tell([CREATED])

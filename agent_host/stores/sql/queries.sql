@@ -144,6 +144,10 @@ UPDATE turns SET lease_until = ? WHERE user_id = ? AND id = ? AND owner = ?
 -- End the lease of an owner's turn, and do not count the attempt that has begun, if one has.
 UPDATE turns SET owner = NULL, lease_until = NULL, attempt = attempt - ? WHERE user_id = ? AND id = ? AND owner = ?
 
+-- let_lease_lapse --
+-- Take a turn from its owner.
+UPDATE turns SET owner = NULL, lease_until = NULL WHERE user_id = ? AND id = ?
+
 -- let_leases_lapse --
 -- Take every turn from its owner.
 UPDATE turns SET owner = NULL, lease_until = NULL WHERE owner IS NOT NULL

@@ -1,0 +1,94 @@
+"""Idempotency keys across processes: one value for each key of a user, which names the response that has it."""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from agent_host.foundry.storage import OvertakenError, ProjectStorage, StateItem
+from agent_host.stores.foundry.place import hash_of
+from agent_host.stores.records import IdempotencyKey
+from agent_host.stores.turn_rows import key_in_use
+
+HELD = 120.0
+"""Seconds for which a key belongs to a turn that no process but its own can see."""
+MOST_ENDED = 10_000
+"""How many turns of this process are remembered to have ended."""
+
+Look = Callable[[str, str, str, float], Awaitable[tuple[bytes, str] | None]]
+"""Finds what a key stands for in the family of a response: user, response id, key, since."""
+
+
+class Claims:
+    """Who has which key. `clock` gives seconds since the epoch."""
+
+    def __init__(self, storage: ProjectStorage, look: Look, clock: Callable[[], float]) -> None:
+        self._storage = storage
+        self._look = look
+        self._clock = clock
+        self._own: dict[tuple[str, str], str] = {}
+        self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
+
+    async def find(self, user: str, key: str, since: float) -> tuple[bytes, str] | None:
+        """The fingerprint and the response id of an earlier request with this key."""
+        return await self._holder(await self._storage.read(_place(user, key)), user, key, since)
+
+    async def claim(self, user: str, response_id: str, key: IdempotencyKey, since: float) -> None:
+        """Take a key for a response, or raise `TurnConflictError`."""
+        value = self._value(response_id, key)
+        etag: str | None = None
+        while True:
+            try:
+                await self._storage.replace(_place(user, key.key), value, etag)
+            except OvertakenError:
+                item = await self._storage.read(_place(user, key.key))
+                holder = await self._holder(item, user, key.key, since)
+                if holder is not None and holder[1] != response_id:
+                    raise key_in_use(key, holder[1]) from None
+                etag = None if item is None else item.etag
+                continue
+            self._own[user, response_id] = key.key
+            return
+
+    async def put(self, user: str, response_id: str, key: IdempotencyKey) -> None:
+        """Let a key stand for a response that is stored, whatever it stood for."""
+        self._note_ended(user, response_id)
+        await self._storage.put(_place(user, key.key), self._value(response_id, key))
+
+    def _value(self, response_id: str, key: IdempotencyKey) -> dict[str, Any]:
+        return {"response_id": response_id, "fingerprint": key.fingerprint.hex(), "claimed_at": self._clock()}
+
+    def has(self, user: str, response_id: str) -> bool:
+        """Whether a turn in flight has taken a key."""
+        return (user, response_id) in self._own
+
+    async def give_up(self, user: str, response_id: str) -> None:
+        """Free the key of a turn that will not be finished."""
+        key = self._own.pop((user, response_id), None)
+        if key is not None:
+            await self._storage.delete(_place(user, key))
+
+    def keep(self, user: str, response_id: str) -> None:
+        """Leave the key of a turn to its response, which is stored now."""
+        self._own.pop((user, response_id), None)
+        self._note_ended(user, response_id)
+
+    def _note_ended(self, user: str, response_id: str) -> None:
+        self._ended[user, response_id] = None
+        while len(self._ended) > MOST_ENDED:
+            self._ended.popitem(last=False)
+
+    async def _holder(self, item: StateItem | None, user: str, key: str, since: float) -> tuple[bytes, str] | None:
+        if item is None:
+            return None
+        value: dict[str, Any] = item.value
+        response_id, fingerprint = str(value["response_id"]), bytes.fromhex(value["fingerprint"])
+        found = await self._look(user, response_id, key, since)
+        if found is not None:
+            return found
+        is_ours = (user, response_id) in self._own or (user, response_id) in self._ended
+        is_elsewhere = not is_ours and self._clock() < float(value["claimed_at"]) + HELD
+        return (fingerprint, response_id) if is_elsewhere else None
+
+
+def _place(user: str, key: str) -> str:
+    return f"k/{hash_of(user, key)}"
