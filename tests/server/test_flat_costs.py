@@ -11,6 +11,7 @@ from agent_host import Executor, Workflow, WorkflowBuilder, WorkflowContext, han
 from agent_host.engine.executors.template import Template
 from agent_host.engine.serialization.codec import Codec
 from agent_host.engine.serialization.encoding import Body
+from agent_host.server import background
 from agent_host.stores.database import Connection, Cursor
 from agent_host.stores.sql_store import SqlStore
 from agent_host.stores.sqlite import SqliteDatabase
@@ -71,8 +72,12 @@ class CostedDatabase(SqliteDatabase):
 
 @pytest.fixture
 def costs(monkeypatch: pytest.MonkeyPatch) -> Costs:
-    """Counts the encodes of cells, the values walked for them, and the clones of executors."""
+    """Counts the encodes of cells, the values walked for them, and the clones of executors.
+
+    The host looks after background turns by the clock, which is no cost of a turn, so it does not here.
+    """
     costs = Costs()
+    monkeypatch.setattr(background, "RENEW_EVERY", 3600)
 
     def counted(owner: type, name: str, field: str) -> None:
         original = getattr(owner, name)
