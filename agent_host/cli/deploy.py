@@ -118,9 +118,7 @@ def _entry_point(target: str, root: Path) -> tuple[str, ...]:
         if not file.is_relative_to(root):
             raise SettingsError(f"{place} is not below {root}, which is archived. Name one above it with --folder.")
         place = file.relative_to(root).as_posix()
-    # On all interfaces, and without a key: the platform decides who calls before a request arrives.
-    start = ("python", "-m", "agent_host", "serve", "--host", "0.0.0.0", "--no-auth")
-    return (*start, f"{place}{separator}{attribute}")
+    return ("python", "-m", "agent_host", "serve", f"{place}{separator}{attribute}")
 
 
 def _known_endpoint() -> str:

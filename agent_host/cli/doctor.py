@@ -160,7 +160,7 @@ def _store(address: str) -> Attempt:
         return Attempt(str(error))
     folder = next(parent for parent in file.absolute().parents if parent.is_dir())
     if not os.access(folder, os.W_OK):
-        return Attempt(f"{file} is to be made, but {folder} cannot be written to")
+        return Attempt(f"{file} is to be made, but {folder} cannot be written to. Name another one with --store.")
     return Attempt(detail=f"{file} can be made")
 
 

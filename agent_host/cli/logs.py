@@ -25,6 +25,8 @@ def configure(level: str) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("agent_host").setLevel(_LEVELS[level])
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # It tells of each credential that it has tried; what matters of that is in the error of the one who has asked.
+    logging.getLogger("azure.identity").setLevel(logging.ERROR)
     # Names of threads, processes and tasks cost time on every line and appear in none.
     logging.logThreads = False
     logging.logProcesses = False

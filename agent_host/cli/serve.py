@@ -147,7 +147,7 @@ async def _serve(
     app: Any, host: Host, listening: socket.socket, address: str, send_the_rest: Callable[[], None]
 ) -> None:
     try:
-        await host.open()
+        is_open = await host.begin()
     except BaseException:
         listening.close()
         await host.store.aclose()
@@ -170,7 +170,7 @@ async def _serve(
     shown = f"[{name}]" if ":" in name else name
     kept = in_words(host.settings.keep_responses)
     log.info("serving %s on http://%s:%d, stored in %s for %s", host.workflow.name, shown, port, address, kept)
-    if host.definition.foreign:
+    if is_open and host.definition.foreign:
         log.info("shared by all conversations, not stored: %s", ", ".join(host.definition.foreign))
     await server.serve(sockets=[listening])
     log.info("stopped")

@@ -149,8 +149,8 @@ CHECKS: Mapping[str, Callable[[Facts], Verdict]] = {
     "home": lambda facts: _tried(
         facts.home, "", "Give the user of the process a home that it may write to: useradd --create-home."
     ),
-    "store": lambda facts: _tried(facts.store, "no workflow was named", "Name another one with --store."),
-    # What an error of the service says ends with its remedy.
+    # What a store and the service say of an error ends with its remedy.
+    "store": lambda facts: _tried(facts.store, "no workflow was named", ""),
     "credential": lambda facts: _tried(facts.credential, "FOUNDRY_PROJECT_ENDPOINT names no project to sign in to", ""),
     "clock": _clock,
 }

@@ -7,6 +7,7 @@ Rule 3: whatever goes wrong is a `StoreError` that says what to do. Only that so
 The wire is that of `azure-ai-agentserver-core` 2.2 and `-responses` 2.3, which are the platform's own clients of it.
 """
 
+import asyncio
 import base64
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
 
 API_VERSION = "v1"
 _PAGE = 100
-_RETRIES = {"retry_total": 4, "retry_backoff_factor": 0.3, "timeout": 60}
-"""How often azure-core repeats what may be repeated, and the seconds for all of it."""
+PATIENCE = 60.0
+"""Seconds for one call with all of its repetitions."""
+_RETRIES = {"retry_total": 4, "retry_backoff_factor": 0.3}
+_TIMEOUTS = {"connection_timeout": 10, "read_timeout": 20}
+"""How often azure-core repeats what may be repeated, and the seconds that one attempt takes at most."""
+_UNREACHABLE = "Look at FOUNDRY_PROJECT_ENDPOINT and at the network, and try again."
 _REMEDIES = {
     401: "The project does not know this identity. Hosted it is the agent's own; elsewhere sign in with: az login",
     403: "This identity may not use the project's storage. Give it the role Foundry User on the account.",
@@ -55,7 +60,8 @@ class ProjectStorage:
     """A connection to the storage of the project at `endpoint`; `store` names its state store.
 
     Values live for `lifetime` seconds after each write. `user_agent` is what the server calls itself. Without a
-    credential azure-identity finds one. `options` are those of azure-core's pipeline, such as `transport`.
+    credential azure-identity finds one. No call takes longer than `patience` seconds. `options` are those of
+    azure-core's pipeline, such as `transport`.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class ProjectStorage:
         store: str,
         lifetime: int,
         user_agent: str,
+        patience: float = PATIENCE,
         **options: Any,
     ) -> None:
         self.endpoint = endpoint
@@ -74,7 +81,8 @@ class ProjectStorage:
         self._credential = credential
         self._store = store
         self._user_agent = user_agent
-        self._options = options
+        self._patience = patience
+        self._options = {**_RETRIES, **_TIMEOUTS, **options}
         self._client: AsyncPipelineClient[Any, AsyncHttpResponse] | None = None
         self._owned: AsyncTokenCredential | None = None
         # A token never leaves the machine unencrypted.
@@ -126,9 +134,10 @@ class ProjectStorage:
         new: str = answer["etag"]
         return new
 
-    async def delete(self, key: str) -> None:
-        """Remove a value, if there is one."""
-        await self._send("DELETE", self._item_path(key), expected=(404,))
+    async def delete(self, key: str, etag: str | None = None) -> None:
+        """Remove a value, if there is one; with an ETag only the one that has it."""
+        headers = {"If-Match": etag} if etag is not None else {}
+        await self._send("DELETE", self._item_path(key), headers=headers, expected=(404, 412))
 
     async def keys(self, tags: Mapping[str, str]) -> list[str]:
         """The keys of all values with these tags, the oldest first."""
@@ -186,9 +195,7 @@ class ProjectStorage:
             self._credential = self._owned = DefaultAzureCredential()
         chain = [
             policies.HeadersPolicy({"User-Agent": self._user_agent}),
-            policies.AsyncRetryPolicy(
-                **{"retry_total": 4, "retry_backoff_factor": 0.3, "timeout": 60, **self._options}
-            ),
+            policies.AsyncRetryPolicy(**self._options),
             policies.AsyncBearerTokenCredentialPolicy(self._credential, SCOPE),
             policies.DistributedTracingPolicy(),
         ]
@@ -205,7 +212,7 @@ class ProjectStorage:
         expected: Collection[int] = (),
     ) -> Any:
         """The JSON of the answer; None for an answer with one of the statuses that are `expected` besides success."""
-        from azure.core.exceptions import AzureError
+        from azure.core.exceptions import AzureError, ClientAuthenticationError
         from azure.core.rest import HttpRequest
 
         if self._client is None:
@@ -222,15 +229,25 @@ class ProjectStorage:
             content=content,
         )
         try:
-            answer = await self._client.send_request(request, enforce_https=self._enforce_https)
-            await answer.read()
+            async with asyncio.timeout(self._patience):
+                answer = await self._client.send_request(request, enforce_https=self._enforce_https)
+                await answer.read()
+            if answer.status_code < 300:
+                return json.loads(answer.text() or "null")
+        except ClientAuthenticationError as error:
+            raise self._unusable(error.message.partition("\n")[0], _REMEDIES[401]) from error
         except AzureError as error:
-            raise StoreError(f"The project's storage at {self.endpoint} cannot be used: {error.message}") from error
-        if answer.status_code < 300:
-            return json.loads(answer.text() or "null")
+            raise self._unusable(error.message, _UNREACHABLE) from error
+        except TimeoutError as error:
+            raise self._unusable(f"no answer in {self._patience:g} seconds", _UNREACHABLE) from error
+        except ValueError as error:
+            raise self._unusable("its answer is no JSON", _UNREACHABLE) from error
         if answer.status_code in expected:
             return None
         raise _refused(method, path, answer)
+
+    def _unusable(self, cause: str, remedy: str) -> StoreError:
+        return StoreError(f"The project's storage at {self.endpoint} cannot be used: {cause.rstrip('.')}. {remedy}")
 
 
 def _segment(name: str) -> str:

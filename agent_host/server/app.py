@@ -72,18 +72,20 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await host.open()
+        await host.begin()
         try:
             yield
         finally:
             await host.aclose()
 
+    # A platform ends what is not ready, and its storage is not mended by that.
+    opens = not host.hosting.tells_platform
     # A handler may answer with any ASGI application, though its type says otherwise.
     handlers: dict[Any, Any] = {HTTPException: partial(_routing_fault, host)}
     app = Starlette(
         routes=[
             *_routes(host),
-            Route("/readiness", Endpoint(host, readiness, serves_users=False), methods=["GET"]),
+            Route("/readiness", Endpoint(host, readiness, opens=opens, serves_users=False), methods=["GET"]),
         ],
         lifespan=lifespan,
         exception_handlers=handlers,
@@ -123,6 +125,7 @@ def store_at(
     return project_store(
         address,
         shown,
+        agent=platform.agent_name if platform is not None else "",
         session=lambda: (now() or Platform()).session_id,
         home=platform.home if platform is not None else "",
         user_agent=server_name(__version__),

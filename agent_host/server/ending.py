@@ -162,7 +162,8 @@ async def finish(host: Host, turn: Turn, outcome: Outcome, answer: Answer) -> En
     except Exception as error:  # noqa: BLE001 - whatever the store raised: the turn is not stored, and says so
         moves = turn.start.continues.conversation is not None and outcome.status == "completed"
         if moves and isinstance(error, TurnConflictError) and not isinstance(error, GuardLostError):
-            # Its conversation was deleted meanwhile: the turn has nowhere to go, and is stored as failed.
+            # Its conversation was deleted meanwhile, or another process has gone on in it: the turn has nowhere to go,
+            # and is stored as failed.
             return await finish(host, turn, Outcome("failed", turn.start.view, error=homeless()), answer)
         return await _not_stored(host, turn, error, answer)
 

@@ -85,6 +85,7 @@ class TurnLog:
         self.is_lost = False
         self._told: list[bytes] = []
         self._size = 0
+        self._held_back: int | None = None
         self._lock = asyncio.Lock()
 
     @property
@@ -99,16 +100,30 @@ class TurnLog:
             self._size += len(encoded)
         self._log.wants_flush(self, at_once=self._size >= FLUSH_SIZE)
 
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[Append]:
-        """Be the turn's only writer: the guard of the next write, and all that was told until now."""
-        async with self._lock:
-            yield Append(self.user, self.guard, tuple(self._told))
+    def hold_back(self) -> None:
+        """Write what is told from now on together with the next superstep or the end, and not before.
 
-    def written(self, events: int) -> None:
+        It tells what a superstep has settled: if that is not stored, another attempt settles it again.
+        """
+        if self._held_back is None:
+            self._held_back = len(self._told)
+
+    @asynccontextmanager
+    async def writing(self, *, is_settled: bool) -> AsyncIterator[Append]:
+        """Be the turn's only writer: the guard of the next write, and what was told until now.
+
+        What was held back is left out unless what it tells is settled by this write.
+        """
+        async with self._lock:
+            told = self._told if is_settled else self._told[: self._held_back]
+            yield Append(self.user, self.guard, tuple(told))
+
+    def written(self, events: int, *, is_settled: bool) -> None:
         """Know that so many more of the told events are stored. For the turn's writer."""
         self.guard = self.guard.after(events)
         del self._told[:events]
+        if self._held_back is not None:
+            self._held_back = None if is_settled else self._held_back - events
         self._size = sum(map(len, self._told))
         self._log.bells.ring(self.key)
         if self._told:
@@ -118,10 +133,10 @@ class TurnLog:
         """Count an attempt at the turn, with what was told until now. Nothing of the workflow may run before."""
 
         async def begin() -> None:
-            async with self.writing() as told:
+            async with self.writing(is_settled=True) as told:
                 await self._log.store.begin(self.user, told.guard, told.events)
                 self.has_begun = True
-                self.written(len(told.events))
+                self.written(len(told.events), is_settled=True)
 
         await self._insist(lambda: to_its_end_first(begin()))
 
@@ -129,9 +144,9 @@ class TurnLog:
         """Store a superstep's commits with what was told until now."""
 
         async def step() -> None:
-            async with self.writing() as told:
+            async with self.writing(is_settled=True) as told:
                 await self._log.store.step(self.user, told.guard, commits, told.events)
-                self.written(len(told.events))
+                self.written(len(told.events), is_settled=True)
 
         # Whether it was stored must be known also if the turn is cancelled meanwhile.
         await self._insist(lambda: to_its_end_first(step()))
@@ -140,7 +155,7 @@ class TurnLog:
         """Note what is finished of the superstep that runs."""
 
         async def record() -> None:
-            async with self.writing() as told:
+            async with self.writing(is_settled=False) as told:
                 await self._log.store.record(self.user, told.guard, entries)
 
         await self._insist(record)
@@ -170,17 +185,17 @@ class TurnLog:
         key: IdempotencyKey | None,
     ) -> None:
         """Store the end of the turn with everything that was told, and `last` behind it. Must not be cancelled."""
-        async with self.writing() as told:
+        async with self.writing(is_settled=True) as told:
             events = (*told.events, *map(_json, last))
             await self._log.store.finish(
                 self.user, record, commits, guard=told.guard, events=events, move=move, key=key
             )
-            self.written(len(told.events))
+            self.written(len(told.events), is_settled=True)
         self._log.forget(self)
 
     async def close(self) -> None:
         """Write what was told until now, unless the turn has another owner, and then nothing more."""
-        async with self.writing() as last:
+        async with self.writing(is_settled=False) as last:
             if last.events:
                 with contextlib.suppress(StoreError):  # whoever goes on with the turn tells it again
                     await self._log.store.append([last])
@@ -237,8 +252,12 @@ class EventLog:
                 await asyncio.sleep(AGAIN_AFTER)
 
     async def _flush(self) -> bool:
-        """Write what is waiting; False if it waits on."""
+        """Write what is waiting; False if some of it waits on."""
         turns, self._waiting = self._waiting, {}
+        batches = [turns] if self.store.appends_together else [{key: turn} for key, turn in turns.items()]
+        return all(await asyncio.gather(*map(self._flush_batch, batches)))
+
+    async def _flush_batch(self, turns: dict[Key, TurnLog]) -> bool:
         is_written = False
         try:
             await self._append(turns.values())
@@ -255,7 +274,7 @@ class EventLog:
 
     async def _append(self, turns: Iterable[TurnLog]) -> None:
         async with contextlib.AsyncExitStack() as writers:
-            held = [(turn, await writers.enter_async_context(turn.writing())) for turn in turns]
+            held = [(turn, await writers.enter_async_context(turn.writing(is_settled=False))) for turn in turns]
             batch = [(turn, append) for turn, append in held if append.events and not turn.is_lost]
             lost = await self.store.append([append for _, append in batch]) if batch else set()
             reached(CrashPoint.APPENDED)
@@ -264,4 +283,4 @@ class EventLog:
                     turn.is_lost = True
                     self._lose(turn.key)
                 else:
-                    turn.written(len(append.events))
+                    turn.written(len(append.events), is_settled=False)

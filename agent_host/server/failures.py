@@ -22,8 +22,11 @@ def abandoned(reason: str) -> dict[str, Any]:
 
 
 def homeless() -> dict[str, Any]:
-    """The turn's conversation is gone."""
-    return error_object("server_error", "The conversation was deleted while the turn ran; nothing of it was kept.")
+    """The turn's conversation is gone, or has gone on in another process."""
+    return error_object(
+        "server_error",
+        "The conversation was deleted, or went on elsewhere, while the turn ran; nothing of it was kept. Ask again.",
+    )
 
 
 def unstored(request_id: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from agent_host.engine.definition import Definition
 from agent_host.engine.storage.head_publisher import blobs_with_root, root_view
 from agent_host.engine.view import ReadBlobs, View, read_view
 from agent_host.engine.workflow import Workflow
-from agent_host.errors import WorkflowValidationError
+from agent_host.errors import StoreError, WorkflowValidationError
 from agent_host.foundry.hosting import hosting_of
 from agent_host.foundry.observability import agent_attributes
 from agent_host.ids import IdSource, random_bytes
@@ -33,6 +33,8 @@ from agent_host.stores.records import TurnInFlight
 VIEWS_KEPT = 2048
 GIVING_BACK_PATIENCE = 1.0
 """Seconds that background turns which wait for a place get to be given back when the host goes down."""
+OPENING_PATIENCE = 10.0
+"""Seconds after which a hosted agent comes up though its store does not answer."""
 Tokenizer = Callable[[str], int]
 """How many tokens a text has."""
 
@@ -85,6 +87,7 @@ class Host:
         self._root: View | None = None
         self._views: OrderedDict[tuple[str, str], View] = OrderedDict()
         self._opening = asyncio.Lock()
+        self._has_tried = False
         self._draining: asyncio.Future[None] | None = None
         if not self.reader.is_possible:
             takes = ", ".join(getattr(kind, "__qualname__", str(kind)) for kind in workflow.input_types)
@@ -118,6 +121,24 @@ class Host:
                 if self._take_up is not None:
                     self.background.start(self._take_up)
                 self.retention.start([definition.root.id])
+
+    async def begin(self) -> bool:
+        """Open before the first request; False if a hosted agent must leave that to its requests.
+
+        Its storage is elsewhere and may be away. The platform ends containers that do not come up, again and again, and
+        nobody would be told why; so it comes up and says so, once.
+        """
+        if not self.hosting.tells_platform:
+            await self.open()
+        elif not self._has_tried:
+            self._has_tried = True
+            try:
+                async with asyncio.timeout(OPENING_PATIENCE):
+                    await self.open()
+            except (StoreError, TimeoutError) as error:
+                why = str(error) or "it does not answer"
+                log.error("the store is not open, which each request tries again: %s", why)
+        return self._definition is not None
 
     async def aclose(self) -> None:
         """Cut off what still runs after the grace, then close the store. Safe to call again."""

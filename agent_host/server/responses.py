@@ -22,7 +22,7 @@ from agent_host.wire.request import CreateRequest
 CANCEL_TRIES = 5
 """How often a turn is tried to be cancelled, if each time another process takes it meanwhile."""
 LOOK_AGAIN = 0.05
-"""Seconds between two looks for the end of a turn that another request has begun."""
+"""Seconds, at least, between two looks for the end of a turn that another request has begun."""
 
 
 async def create_response(exchange: Exchange) -> None:
@@ -65,7 +65,7 @@ async def _answer_again(exchange: Exchange, repeated: Repeated, *, is_stream: bo
     while (found := await _response(host, user, response_id)) is None:
         if not await repeated.is_in_flight(host, user):
             raise problems.server_fault(exchange.who.request_id)
-        await asyncio.sleep(LOOK_AGAIN)
+        await asyncio.sleep(max(LOOK_AGAIN, host.store.event_pause))
     if is_stream:
         await _follow(exchange, response_id, after=-1)
     else:

@@ -75,6 +75,7 @@ class _EachStep:
         self._narrator = narrator
 
     async def publish(self, boundary: Boundary) -> None:
+        self._log.hold_back()
         for event in boundary.events:
             self._narrator.hear(event)
         if boundary.commits:

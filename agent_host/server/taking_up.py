@@ -37,17 +37,17 @@ _READ_AT_ONCE = 1000
 
 async def take_up(host: Host, user: str, in_flight: TurnInFlight) -> None:
     """Go on with a turn that nobody works on, in this process, or end it as failed if that cannot be."""
-    taken = await host.background.take((user, in_flight.id))
-    if taken is not None:  # else somebody else was faster
-        # Another user's request may have led here: what is done now is done for the one who asked for the turn.
-        with on_behalf_of(_call_id(taken)):
+    # Another user's request may have led here: what is done now is done for the one who asked for the turn.
+    with on_behalf_of(_call_id(in_flight)):
+        taken = await host.background.take((user, in_flight.id))
+        if taken is not None:  # else somebody else was faster
             async with _in_order(host, user, taken):
                 await _go_on(host, user, taken)
 
 
-def _call_id(taken: TurnInFlight) -> str:
+def _call_id(in_flight: TurnInFlight) -> str:
     try:
-        return read_request(taken.request).call_id
+        return read_request(in_flight.request).call_id
     except msgspec.DecodeError:
         return ""  # it is given up in a moment
 

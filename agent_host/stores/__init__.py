@@ -64,6 +64,7 @@ def project_store(
     address: str,
     show: "Show",
     *,
+    agent: str,
     session: Callable[[], str],
     home: str,
     user_agent: str,
@@ -71,7 +72,8 @@ def project_store(
 ) -> Store:
     """The store at an address that begins with `PROJECT`; it is not opened yet.
 
-    `show` makes of a stored response what the platform shows of it. `session` tells the platform's session, "" for
+    `show` makes of a stored response what the platform shows of it. `agent` names the agent; what one of them stores is
+    no other's. `session` tells the platform's session, "" for
     none, of which this is the only process. Below the folder `home`, if it is not "", lies what never changes.
     `user_agent` is what the server calls itself. Without a credential azure-identity finds one.
     """
@@ -79,7 +81,8 @@ def project_store(
     from agent_host.stores.foundry.store import FoundryStore
 
     endpoint = address.removeprefix(PROJECT).rstrip("/")
-    storage = ProjectStorage(endpoint, credential, store="agent_host", lifetime=LIFETIME, user_agent=user_agent)
+    name = f"agent_host-{agent}" if agent else "agent_host"
+    storage = ProjectStorage(endpoint, credential, store=name, lifetime=LIFETIME, user_agent=user_agent)
     cache = Path(home) / ".agent_host" / "segments" if home else None
     return FoundryStore(storage, show, session=session, cache=cache)
 

@@ -178,8 +178,8 @@ class Store(Protocol):
          last commit: all of it or nothing, under the guard and under the conditions of R15.
     R42  `record` notes entries of the superstep that the turn is in; `recorded` gives them back; they go with the next
          `step` or `finish`.
-    R43  `append` adds the events of many turns in one transaction; it tells the ids of the turns whose guard was void,
-         of which nothing was added.
+    R43  `append` adds the events of many turns in one transaction, or of one turn, if the store does not append
+         together; it tells the ids of the turns whose guard was void, of which nothing was added.
     R44  `read_events` gives the events of a turn in flight or of a background response behind a sequence number, in
          order and without a gap, at most `limit`; none for what has no event log.
     R45  `lapsed` lists the turns of every user that are queued without an owner, or whose lease has lapsed at `now`.
@@ -241,6 +241,9 @@ class Store(Protocol):
 
     event_pause: float
     """Seconds that the events of background turns wait for others before they are written."""
+
+    appends_together: bool
+    """Whether `append` takes the events of many turns. If not, those of each turn are written by themselves."""
 
     async def open(self) -> None:
         """Make the store usable (R6); raises `StoreError` with the remedy if it cannot be."""

@@ -51,6 +51,7 @@ class SqlStore:
     """A store in a SQL database that one process has for itself; the promises are those of `Store`."""
 
     event_pause = 0.02
+    appends_together = True
 
     def __init__(self, database: Database) -> None:
         self._database = database

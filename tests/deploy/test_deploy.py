@@ -131,7 +131,7 @@ def test_code_is_sent_as_an_archive_with_its_hash(run: Run) -> None:
     assert {"app.py", "requirements.txt"} <= set(zipfile.ZipFile(io.BytesIO(content)).namelist())
     assert service.calls[0].headers["x-ms-code-zip-sha256"] == hashlib.sha256(content).hexdigest()
     code = json.loads(parts["metadata"][1])["definition"]["code_configuration"]
-    start = "python -m agent_host serve --host 0.0.0.0 --no-auth app.py:workflow"
+    start = "python -m agent_host serve app.py:workflow"
     assert code["entry_point"] == start.split()
     assert f"POST {SESSIONS}" not in service.asked
 

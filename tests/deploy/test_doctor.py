@@ -63,7 +63,7 @@ def test_a_healthy_agent_has_nothing_to_remedy() -> None:
         ({"environment": {"FOUNDRY_AGENT_SESSION_GUID": "XYZ"}}, "variables", "XYZ", "32 hexadecimal"),
         ({"environment": {"FOUNDRY_HOSTING_ENVIRONMENT": "1"}}, "variables", "no FOUNDRY_PROJECT_ENDPOINT", "Unset"),
         ({"home": Attempt("cannot be written")}, "home", "cannot", "useradd --create-home"),
-        ({"store": Attempt("no store")}, "store", "no store", "--store"),
+        ({"store": Attempt("no store. Name another one.")}, "store", "no store", ""),
         ({"credential": Attempt("Sign in: az login.")}, "credential", "az login", ""),
         ({"skew": 400.0}, "clock", "400 s ahead", "NTP"),
         ({"skew": -400.0}, "clock", "400 s behind", "NTP"),

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any, Never
 
 import httpx2
@@ -12,8 +13,11 @@ from agent_host import Executor, WorkflowBuilder, WorkflowContext, handler
 from agent_host.engine.workflow import Workflow
 from agent_host.foundry.calls import call_headers
 from agent_host.messages import TextDelta
+from agent_host.server.stored import shown
 from agent_host.settings import Platform
+from tests.foundry.platform_store import platform_store
 from tests.foundry.stand_in import Project, StandIn
+from tests.foundry.tokens import Tokens
 
 CALL = "x-agent-foundry-call-id"
 USER = "x-agent-user-id"
@@ -53,14 +57,16 @@ Hosted = Callable[..., Awaitable[Any]]
 
 
 @pytest.fixture
-async def hosted(serve_app: Any, desk: Workflow) -> AsyncIterator[Hosted]:
-    """Serves the desk as the platform does: every request has a call id and comes from the user `ann`."""
+async def hosted(platform: Project, serve_app: Any, desk: Workflow) -> AsyncIterator[Hosted]:
+    """Serves the desk as the platform does: every request has a call id and comes from the user `ann`.
+
+    What is stored is in the project `platform` unless a store is given.
+    """
 
     async def start(session_id: str = "", **more: Any) -> Any:
-        platform = Platform(
-            **{name: getattr(PLATFORM, name) for name in PLATFORM.__slots__} | {"session_id": session_id}
-        )
-        site = await serve_app(desk, more.pop("store", None), platform=platform, **more)
+        told = replace(PLATFORM, session_id=session_id)
+        store = more.pop("store", None) or platform_store(platform, session=session_id, show=shown)
+        site = await serve_app(more.pop("workflow", desk), store, platform=told, **more)
         site.http.headers.update({CALL: "call-1", USER: "ann"})
         return site
 
@@ -117,3 +123,10 @@ def platform(stand_in: StandIn) -> Iterator[Project]:
     """A project of the platform for one test, which fails at its end if the storage was called in a wrong way."""
     with stand_in.checked_project(f"desk-{next(_numbers)}") as project:
         yield project
+
+
+@pytest.fixture(scope="session")
+def tokens() -> Iterator[Tokens]:
+    """What gives the processes of an agent their tokens."""
+    with Tokens() as endpoint:
+        yield endpoint

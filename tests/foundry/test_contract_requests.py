@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from tests.foundry.stand_in import Project
+
 UNKNOWN = f"caresp_{'0' * 18}{'A' * 32}"
 
 REFUSED = {
@@ -60,9 +62,9 @@ async def test_a_faulty_request_is_the_users_fault(post: Any, fault: Any, stored
 
 
 @pytest.fixture
-def stored(stored_statuses: Any, tmp_path: Any) -> Any:
-    """Every response in the store, with its status."""
-    return lambda: stored_statuses(tmp_path / "host.db")
+def stored(platform: Project) -> Any:
+    """Every value in the state store."""
+    return lambda: platform.items("agent_host")
 
 
 @pytest.mark.parametrize("name", ["internal_metadata", "isolation_key", "inputs"])

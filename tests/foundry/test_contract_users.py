@@ -13,6 +13,8 @@ from websockets.asyncio.client import connect
 
 from agent_host import Executor, WorkflowBuilder, WorkflowContext, handler, response_handler
 from agent_host.engine.workflow import Workflow
+from tests.foundry.platform_store import platform_store
+from tests.foundry.stand_in import Project
 
 USER = "x-agent-user-id"
 
@@ -73,9 +75,15 @@ class Person:
             yield turn
 
 
+@pytest.fixture(params=["file", "platform"])
+def store(request: pytest.FixtureRequest, platform: Project) -> Any:
+    """Each kind of store that an agent may have; None is the file that is used without one."""
+    return platform_store(platform) if request.param == "platform" else None
+
+
 @pytest.fixture
-async def site(serve_app: Any, asking: Workflow) -> Any:
-    return await serve_app(asking)
+async def site(store: Any, serve_app: Any, asking: Workflow) -> Any:
+    return await serve_app(asking, store)
 
 
 STRANGERS = ["bob", ""]
@@ -118,9 +126,9 @@ async def test_anothers_response_is_as_an_unknown_one(
     assert (await ann.send("GET", f"/responses/{mine['id']}")).json()["status"] == "completed"
 
 
-async def test_anothers_turn_in_flight_is_as_an_unknown_one(hosted: Any) -> None:
+async def test_anothers_turn_in_flight_is_as_an_unknown_one(hosted: Any, store: Any) -> None:
     """It is neither seen nor followed nor cancelled by another user, and goes on."""
-    site = await hosted()
+    site = await hosted(store=store)
     ann, bob = Person(site, "ann"), Person(site, "bob")
     mine = await ann.say("wait 10", background=True)
     for method, rest in RESPONSE_ENDPOINTS:
@@ -238,9 +246,9 @@ async def test_two_users_may_use_one_idempotency_key(site: Any) -> None:
     assert made[:2] == made[2:]
 
 
-async def test_two_users_may_have_one_id(hosted: Any) -> None:
+async def test_two_users_may_have_one_id(hosted: Any, store: Any) -> None:
     """An id that the platform chooses twice names two responses, one for each user; so does a conversation's."""
-    site = await hosted()
+    site = await hosted(store=store)
     wanted = f"caresp_{'0' * 18}{'A' * 32}"
     for user in ("ann", "bob"):
         body = {"input": f"{user}'s", "conversation": "c1"}

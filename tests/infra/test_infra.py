@@ -171,11 +171,11 @@ def test_the_image_is_made_in_stages_and_runs_as_nobody_special() -> None:
 
 
 def test_the_image_starts_a_command_that_exists() -> None:
-    """The command of the image is one that serve takes, on all interfaces and on the platform's port."""
+    """The command of the image is one that serve takes, which leaves address and port to the platform."""
     words = re.findall(r'"([^"]+)"', DOCKERFILE.partition("\nCMD ")[2])
     assert words[:2] == ["agent-host", "serve"]
     with serve.make_context("serve", words[2:], help_option_names=["-h", "--help"]) as context:
-        assert (context.params["host"], context.params["no_auth"], context.params["port"]) == ("0.0.0.0", True, None)
+        assert (context.params["host"], context.params["no_auth"], context.params["port"]) == (None, False, None)
     assert context.params["target"] == "app.py:workflow"
 
 

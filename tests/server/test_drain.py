@@ -29,6 +29,7 @@ class Load:
         self._sse_events = sse_events
         self.http = httpx2.AsyncClient(base_url=self.url, timeout=20, limits=httpx2.Limits(max_connections=1000))
         self.accepted: dict[str, str] = {}
+        self.following = 0
         self.idle: list[socket.socket] = []
 
     async def post(self, text: str, key: str | None = None, **more: Any) -> Any:
@@ -49,7 +50,9 @@ class Load:
         self.accepted[answer["id"]] = name
 
     async def follow(self, response_id: str) -> str:
-        return (await self.http.get(f"/responses/{response_id}", params={"stream": True})).text
+        async with self.http.stream("GET", f"/responses/{response_id}", params={"stream": True}) as answer:
+            self.following += 1
+            return (await answer.aread()).decode()
 
     async def over_websocket(self) -> tuple[list[str], int | None]:
         """The kinds of the frames of one turn, and the code with which the connection is closed."""
@@ -92,7 +95,7 @@ async def test_a_loaded_host_goes_down_in_order(
     keyed = [asyncio.create_task(load.post(f"k{number} 1 60", f"key-{number}")) for number in range(10)]
     followers = [asyncio.create_task(load.follow(each)) for each in load.accepted]
     ws = asyncio.create_task(load.over_websocket())
-    while len(list(tmp_path.glob("ran-*"))) < 2 * MANY + 21:
+    while len(list(tmp_path.glob("ran-*"))) < 2 * MANY + 21 or load.following < MANY:
         await asyncio.sleep(0.01)
 
     began = time.monotonic()

@@ -81,3 +81,24 @@ async def test_who_writes_for_a_turn_of_another_owner_hears_of_it(store: Unstead
         await asyncio.sleep(0.1)
     assert lost == [("", "resp_1")]
     await events.aclose()
+
+
+async def test_what_a_superstep_settles_is_written_with_it(store: UnsteadyStore) -> None:
+    """Not before: if the superstep is not stored, another attempt tells the same again. What was live is not kept."""
+    events = EventLog(store)
+    log = events.open_turn("", Guard("resp_1", "me"))
+    log.tell([CREATED])
+    log.hold_back()
+    log.tell([CREATED, CREATED])
+    assert await events._flush()
+    assert len(await store.read_events("", "resp_1", -1, 10)) == 1
+    await log.step([])
+    assert len(await store.read_events("", "resp_1", -1, 10)) == 3
+    log.tell([CREATED])
+    assert await events._flush()
+    assert len(await store.read_events("", "resp_1", -1, 10)) == 4
+    log.hold_back()
+    log.tell([CREATED])
+    await log.close()
+    await events.aclose()
+    assert len(await store.read_events("", "resp_1", -1, 10)) == 4

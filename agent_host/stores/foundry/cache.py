@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import threading
 from collections import OrderedDict
 from pathlib import Path
 
@@ -15,17 +16,21 @@ IN_MEMORY = 32 * 1024 * 1024
 class SegmentCache:
     """Files named by the hashes of their bytes. A disk that fails or is full is a cache that forgets.
 
-    Without a folder some are kept in memory.
+    Without a folder those that were used last are kept in memory. May be used by many threads.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._memory: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = threading.Lock()
 
     def read(self, digest: str) -> bytes | None:
         """The bytes with this hash; None if they are not here, or not undamaged."""
         if self._folder is None:
-            return self._memory.get(digest)
+            with self._lock:
+                if digest in self._memory:
+                    self._memory.move_to_end(digest)
+                return self._memory.get(digest)
         try:
             data = (self._folder / digest).read_bytes()
         except OSError:
@@ -35,9 +40,10 @@ class SegmentCache:
     def write(self, digest: str, data: bytes) -> None:
         """Keep bytes that have this hash. Only this user may read them."""
         if self._folder is None:
-            self._memory[digest] = data
-            while sum(map(len, self._memory.values())) > IN_MEMORY:
-                self._memory.popitem(last=False)
+            with self._lock:
+                self._memory[digest] = data
+                while sum(map(len, self._memory.values())) > IN_MEMORY:
+                    self._memory.popitem(last=False)
             return
         part = self._folder / f"{secrets.token_hex(8)}.part"
         with contextlib.suppress(OSError):
@@ -51,7 +57,8 @@ class SegmentCache:
 
     def forget(self, digest: str) -> None:
         """Remove what is not needed any more."""
-        self._memory.pop(digest, None)
+        with self._lock:
+            self._memory.pop(digest, None)
         if self._folder is not None:
             with contextlib.suppress(OSError):
                 (self._folder / digest).unlink(missing_ok=True)

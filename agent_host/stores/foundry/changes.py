@@ -39,12 +39,16 @@ class Changes:
         """The changes that were written so; raises `ValueError` for anything else."""
         try:
             return cls({(table, key): row for table, key, row in _decode(zlib.decompress(data))})
-        except (zlib.error, msgspec.DecodeError) as error:
+        except (zlib.error, msgspec.DecodeError, TypeError) as error:
             raise ValueError(f"these are no changes: {error}") from error
 
     def without_gone(self) -> "Changes":
         """The same without the rows that are gone, for the first of all changes: before it there was nothing."""
         return Changes({key: row for key, row in self.rows.items() if row is not None})
+
+
+_EVENTS = {"INSERT": ("NEW",), "DELETE": ("OLD",), "UPDATE": ("OLD", "NEW")}
+"""What happens to a row, and which rows of a trigger name it."""
 
 
 def merged(changes: Iterable[Changes]) -> Changes:
@@ -82,6 +86,20 @@ class Capture:
         """Forget what was noted."""
         for table in self._tables:
             self._connection.execute(f"DELETE FROM temp.changed_{table.name}")
+
+    def everything(self) -> Changes:
+        """All rows, as if each had changed."""
+        for table in self._tables:
+            keys = ", ".join(table.key)
+            self._connection.execute(f"INSERT INTO temp.changed_{table.name} SELECT {keys} FROM main.{table.name}")
+        return self.changes()
+
+    def end(self) -> None:
+        """Note nothing any more, so that the tables themselves may be changed."""
+        for table in self._tables:
+            for event in _EVENTS:
+                self._connection.execute(f"DROP TRIGGER temp.note_{event}_{table.name}")
+            self._connection.execute(f"DROP TABLE temp.changed_{table.name}")
 
     def changes(self) -> Changes:
         """What was noted, as the rows are now."""
@@ -124,7 +142,7 @@ def _table(connection: sqlite3.Connection, name: str) -> _Table:
 def _triggers(table: _Table) -> Iterable[str]:
     names = ", ".join(f"key_{number}" for number in range(len(table.key)))
     yield f"CREATE TEMP TABLE changed_{table.name} ({names})"
-    for event, rows in (("INSERT", ("NEW",)), ("DELETE", ("OLD",)), ("UPDATE", ("OLD", "NEW"))):
+    for event, rows in _EVENTS.items():
         notes = " ".join(
             f"INSERT INTO changed_{table.name} VALUES ({', '.join(f'{row}.{key}' for key in table.key)});"
             for row in rows

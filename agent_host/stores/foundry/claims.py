@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from agent_host.errors import StoreError
 from agent_host.foundry.storage import OvertakenError, ProjectStorage, StateItem
 from agent_host.stores.foundry.place import hash_of
 from agent_host.stores.records import IdempotencyKey
@@ -25,7 +26,7 @@ class Claims:
         self._storage = storage
         self._look = look
         self._clock = clock
-        self._own: dict[tuple[str, str], str] = {}
+        self._own: dict[tuple[str, str], tuple[str, str]] = {}
         self._ended: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     async def find(self, user: str, key: str, since: float) -> tuple[bytes, str] | None:
@@ -38,15 +39,19 @@ class Claims:
         etag: str | None = None
         while True:
             try:
-                await self._storage.replace(_place(user, key.key), value, etag)
-            except OvertakenError:
+                etag = await self._storage.replace(_place(user, key.key), value, etag)
+            except (OvertakenError, StoreError) as error:
                 item = await self._storage.read(_place(user, key.key))
-                holder = await self._holder(item, user, key.key, since)
-                if holder is not None and holder[1] != response_id:
-                    raise key_in_use(key, holder[1]) from None
                 etag = None if item is None else item.etag
-                continue
-            self._own[user, response_id] = key.key
+                # An answer that was lost may stand for a claim that was taken.
+                if item is None or etag is None or item.value != value:
+                    if isinstance(error, StoreError):
+                        raise
+                    holder = await self._holder(item, user, key.key, since)
+                    if holder is not None and holder[1] != response_id:
+                        raise key_in_use(key, holder[1]) from None
+                    continue
+            self._own[user, response_id] = key.key, etag
             return
 
     async def put(self, user: str, response_id: str, key: IdempotencyKey) -> None:
@@ -63,9 +68,10 @@ class Claims:
 
     async def give_up(self, user: str, response_id: str) -> None:
         """Free the key of a turn that will not be finished."""
-        key = self._own.pop((user, response_id), None)
-        if key is not None:
-            await self._storage.delete(_place(user, key))
+        own = self._own.pop((user, response_id), None)
+        if own is not None:
+            key, etag = own
+            await self._storage.delete(_place(user, key), etag)
 
     def keep(self, user: str, response_id: str) -> None:
         """Leave the key of a turn to its response, which is stored now."""

@@ -4,7 +4,8 @@ Rule 1: writing the head decides. What a function would change is published with
 Rule 2: whose head was overtaken takes over what was written meanwhile, and runs the function again.
 Rule 3: a function's caller hears of success only when the head is written. If the answer to that was lost, the head is
 asked.
-Rule 4: whatever the head reaches is written again when half of its time to live has passed.
+Rule 4: a head counts for half of its time to live, and what it reaches is written again in the first write after a
+quarter of it. So what is reached always lives, and nobody's clock must be exact.
 """
 
 import asyncio
@@ -38,6 +39,12 @@ log = logging.getLogger("agent_host")
 FRESH = 0.5
 """Seconds for which a copy counts as up to date. Whether it is, the head decides anyway when something is written."""
 _MOST_TRIES = 20
+_LONGEST_PAUSE = 2.0
+"""How often a write that others overtake is tried, and the most seconds between two tries."""
+_WRITERS = 8
+"""How many writes a head names. So many can follow one whose answer was lost until its writer asks for it."""
+_TOUCHED = 1 / 60
+"""The part of its time to live after which a head that is only read is written again."""
 
 
 @dataclass(slots=True)
@@ -71,7 +78,7 @@ class Family:
     _deferred: dict[str, Callable[[Connection], Any]] = field(default_factory=dict)
     _deferred_changes: Changes = field(default_factory=Changes)
     _elsewhere: set[str] = field(default_factory=set)
-    _unshown: set[str] = field(default_factory=set)
+    _shown: dict[str, bool] = field(default_factory=dict)
     _touching: "asyncio.Task[None] | None" = None
     _removing: "set[asyncio.Task[None]]" = field(default_factory=set)
     _is_closed: bool = False
@@ -84,11 +91,19 @@ class Family:
     async def aclose(self) -> None:
         """Finish what was begun and give the memory back."""
         self._is_closed = True
+        await self.rest()
+
+    async def rest(self) -> None:
+        """Finish what was begun and give the memory back, until somebody uses the family again."""
         if begun := {task for task in (self._worker, self._touching, *self._removing) if task is not None}:
             await asyncio.wait(begun)
-        replica, self._replica = self._replica, None
-        if replica is not None:
-            await _in_order(replica.close)
+        async with self._turn:
+            await self._drop_copy()
+
+    async def _drop_copy(self) -> None:
+        former, self._replica, self.synced_at = self._replica, None, float("-inf")
+        if former is not None:
+            await _in_order(former.close)
 
     def check_writable(self) -> None:
         """Raise `StoreClosedError` if the family is closed."""
@@ -123,17 +138,23 @@ class Family:
 
     async def peek(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` on the copy as it is."""
-        self.check_writable()
+        await self._need_copy()
         result: T = await _in_order(self._copy.read, fn)
         return result
 
     async def imagine(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` on the copy as it is, and undo what it changes."""
+        await self._need_copy()
         (outcome,), _ = await _in_order(self._copy.rehearse, [fn])
         if outcome.error is not None:
             raise outcome.error
         result: T = outcome.result
         return result
+
+    async def _need_copy(self) -> None:
+        self.check_writable()
+        while self._replica is None:
+            await self.sync()
 
     @property
     def _copy(self) -> Replica:
@@ -158,7 +179,8 @@ class Family:
     @property
     def unshown(self) -> frozenset[str]:
         """The responses that the platform does not show yet."""
-        return frozenset(self._unshown)
+        noted = () if self.head is None else self.head.unshown
+        return frozenset({*noted, *self._shown} - {id for id, is_shown in self._shown.items() if is_shown})
 
     # --- Reading what others have written ---
 
@@ -206,27 +228,47 @@ class Family:
         """Let the copy be what a head says, in one step for whoever reads it."""
         if self._replica is not None and _place(head) == _place(self.head):
             return
-        needed = None if head is None or self._replica is None or self._deferred else missing(head, self.head)
-        replica = self._copy if needed is not None else await _in_order(Replica)
+        is_older = head is not None and head.schema < _schema()
+        begins = head is None or self._replica is None or bool(self._deferred) or is_older
+        needed = None if head is None or begins else missing(head, self.head)
+        replica = self._copy if needed is not None else await _in_order(Replica, head.schema if head else None)
         segments, entries = needed or (((), ()) if head is None else missing(head, None) or ((), ()))
         bodies = await asyncio.gather(*map(self._segment, segments))
-        await _in_order(replica.apply, await _in_order(_decoded, bodies, entries))
-        self._deferred_changes = merged([await self._run_deferred(replica, name) for name in list(self._deferred)])
-        self.head, self._unshown = head, set() if head is None else set(head.unshown)
+        await _in_order(replica.apply, await asyncio.to_thread(_decoded, bodies, entries))
+        upgraded = Changes()
+        if head is not None and is_older:
+            # All rows are published with the next write: what the head has reached so far is of the older schema.
+            upgraded = await _in_order(replica.upgrade)
+            head = msgspec.structs.replace(head, schema=_schema(), tail=(), segments=())
+        deferred = [await self._run_deferred(replica, name) for name in list(self._deferred)]
+        self._deferred_changes = merged((upgraded, *deferred))
+        forgotten = _unreached(self.head, head)
+        self.head = head
         former, self._replica = self._replica, replica
         if former is not None and former is not replica:
             await _in_order(former.close)
+        await asyncio.to_thread(self._forget, forgotten)
+
+    def _forget(self, segments: Iterable[Segment]) -> None:
+        needed = () if self.head is None else {each.digest for each in self.head.segments}
+        for segment in segments:
+            if segment.digest not in needed:
+                self.cache.forget(segment.digest)
 
     def _touch(self) -> None:
         """Write the head again in a moment if it was not written for long: to be read is to be used."""
-        head, old = self.head, self.clock() - self.storage.lifetime / 4
-        if head is not None and head.written_at < old and not self._deferred and self._touching is None:
+        if self._is_only_read and self._touching is None:
             self._touching = asyncio.create_task(self._write_again())
+
+    @property
+    def _is_only_read(self) -> bool:
+        long_ago = self.clock() - self.storage.lifetime * _TOUCHED
+        return self.head is not None and self.head.written_at < long_ago
 
     async def _write_again(self) -> None:
         try:
             async with self._turn:
-                if not self._deferred:
+                if self._is_only_read:
                     await self._decide(Changes())
         except (OvertakenError, StoreError) as error:
             log.warning("a conversation that is only read lives on as long as before: %s", error)
@@ -279,7 +321,7 @@ class Family:
 
     def note_unshown(self, response_id: str, *, is_unshown: bool) -> None:
         """Let the next write note whether the platform shows a response already."""
-        (self._unshown.add if is_unshown else self._unshown.discard)(response_id)
+        self._shown[response_id] = not is_unshown
 
     async def _work(self) -> None:
         try:
@@ -309,42 +351,60 @@ class Family:
             command.done.set_result(outcome.result)
 
     async def _publish(self, batch: list[_Command]) -> list[Outcome]:
+        began = time.monotonic()
         if self._replica is None:
             await self._pull()
-        for _ in range(_MOST_TRIES):
+        for tries in range(_MOST_TRIES):
             outcomes, changes = await _in_order(self._copy.rehearse, [command.function for command in batch])
             if not changes and not any(command.is_always_written for command in batch):
-                return outcomes
-            try:
-                await self._decide(merged((self._deferred_changes, changes)))
-            except OvertakenError:
+                if self.synced_at >= began - FRESH:
+                    return outcomes
+                # What others have written may give the function something to do.
                 await self._pull()
                 continue
-            self._deferred, self._deferred_changes = {}, Changes()
-            await _in_order(self._copy.apply, changes)
+            try:
+                await self._decide(changes)
+            except OvertakenError:
+                await asyncio.sleep(_pause(tries))
+                await self._pull()
+                continue
+            await self._apply(changes)
             return outcomes
         raise StoreError(f"Others write to {self.name} all the time. Nothing was stored; try again.")
 
+    async def _apply(self, changes: Changes) -> None:
+        """Take over what was published. A copy that cannot is made anew from the head when it is needed."""
+        try:
+            await _in_order(self._copy.apply, changes)
+        except StoreError as error:
+            log.error("the copy of a conversation is made anew: %s", error)
+            await self._drop_copy()
+
     async def _decide(self, changes: Changes) -> None:
+        """Publish what was deferred and these changes."""
+        changes = merged((self._deferred_changes, changes))
         now = self.clock()
         token = random_bytes(12).hex()
-        before = self.head or Head(token, token, _schema())
-        head, bodies = await _in_order(added, before, changes, lambda each: self.cache.read(each.digest), now)
+        before = self.head or Head(token, _schema())
+        # What takes long does not keep the copies of other families waiting.
+        head, bodies = await asyncio.to_thread(added, before, changes, lambda each: self.cache.read(each.digest), now)
         head, again = await self._refreshed(head, now)
         head = msgspec.structs.replace(
             head,
-            writer=token,
+            writers=(*before.writers, token)[-_WRITERS:],
             written_at=now,
             elsewhere=tuple(sorted({*before.elsewhere, *self._elsewhere})),
-            unshown=tuple(sorted(self._unshown)),
+            unshown=tuple(sorted(self.unshown)),
         )
+        shown = dict(self._shown)
         new = bodies | again
         await asyncio.gather(
             *(self._put_segment(each, new[each.digest]) for each in head.segments if each.digest in new)
         )
         await self._write_head(head)
-        kept = {each.digest for each in head.segments}
-        if gone := [each for each in before.segments if each.digest not in kept]:
+        self._deferred, self._deferred_changes = {}, Changes()
+        self._shown = {id: is_shown for id, is_shown in self._shown.items() if shown.get(id) is not is_shown}
+        if gone := _unreached(before, head):
             task = asyncio.create_task(self._remove(gone))
             self._removing.add(task)
             task.add_done_callback(self._removing.discard)
@@ -355,16 +415,18 @@ class Family:
         except (OvertakenError, StoreError) as error:
             # An answer that was lost on its way, or a repetition by the client, may stand for a write that happened.
             item = await self.storage.read(self._key)
-            if item is None or item.value.get("writer") != head.writer:
+            if item is None or head.writers[-1] not in item.value.get("writers", ()):
                 if isinstance(error, StoreError) and item is not None and item.etag != self._etag:
                     raise OvertakenError(self._key) from error
                 raise
-            self._etag = item.etag
+            # Where others have written behind it, its own ETag is unknown and does not matter: the next write is late.
+            if item.value["writers"][-1] == head.writers[-1]:
+                self._etag = item.etag
         self.head, self.synced_at = head, time.monotonic()
 
     async def _refreshed(self, head: Head, now: float) -> tuple[Head, dict[str, bytes]]:
-        """The head with a new time on each segment of which half of the life has passed, and their bytes."""
-        old = [each for each in head.segments if each.written_at < now - self.storage.lifetime / 2]
+        """The head with a new time on each segment of which a quarter of the life has passed, and their bytes."""
+        old = [each for each in head.segments if each.written_at < now - self.storage.lifetime / 4]
         bodies = await asyncio.gather(*map(self._segment, old))
         renewed = {each.digest: msgspec.structs.replace(each, written_at=now) for each in old}
         segments = tuple(renewed.get(each.digest, each) for each in head.segments)
@@ -377,8 +439,8 @@ class Family:
         await asyncio.gather(*(self.storage.put(key, _value_of(part)) for key, part in keyed))
 
     async def _remove(self, segments: list[Segment]) -> None:
+        await asyncio.to_thread(self._forget, segments)
         for segment in segments:
-            self.cache.forget(segment.digest)
             for key in self._part_keys(segment):
                 with suppress(StoreError):  # it goes by itself when its time has passed
                     await self.storage.delete(key)
@@ -388,11 +450,22 @@ class Family:
         return f"f/{self.name}"
 
     def _part_keys(self, segment: Segment) -> list[str]:
-        return [f"s/{self.name}/{segment.digest}.{part}" for part in range(segment.parts)]
+        return [f"s/{self.name}/{segment.last}.{segment.digest}.{part}" for part in range(segment.parts)]
 
 
 def _place(head: Head | None) -> tuple[str, int] | None:
     return None if head is None else (head.origin, head.number)
+
+
+def _pause(tries: int) -> float:
+    """Seconds until a write that was overtaken is tried again: longer each time, and never the same for two."""
+    return min(_LONGEST_PAUSE, 0.02 * 2.0**tries) * random_bytes(1)[0] / 255
+
+
+def _unreached(former: Head | None, head: Head | None) -> list[Segment]:
+    """The segments of a former head that the next one does not reach."""
+    kept = () if head is None else {(each.digest, each.last) for each in head.segments}
+    return [] if former is None else [each for each in former.segments if (each.digest, each.last) not in kept]
 
 
 def _schema() -> int:

@@ -57,14 +57,14 @@ class Segment(msgspec.Struct, frozen=True):
 class Head(msgspec.Struct, frozen=True):
     """What a family is made of, and by whom it was last written.
 
-    `origin` names the first write of all and `writer` the last. `schema` is the version of the tables. `elsewhere` are
-    the keys of families in which some ids are found that belong here by their key. `unshown` are responses that the
-    platform does not show yet.
+    `origin` names the first write of all and `writers` the last ones, the newest last. `schema` is the version of the
+    tables. `elsewhere` are the keys of families in which some ids are found that belong here by their key. `unshown`
+    are responses that the platform does not show yet.
     """
 
     origin: str
-    writer: str
     schema: int
+    writers: tuple[str, ...] = ()
     number: int = 0
     written_at: float = 0.0
     tail: tuple[Entry, ...] = ()
@@ -84,10 +84,12 @@ class Head(msgspec.Struct, frozen=True):
         try:
             head = msgspec.convert(value, cls)
         except msgspec.ValidationError as error:
-            raise StoreFormatError(f"The head {name} cannot be read ({error}). It was not written by this.") from error
-        if head.format != FORMAT or head.schema != schema:
             raise StoreFormatError(
-                f"The head {name} has the format {head.format}.{head.schema}, and this version of agent_host reads "
+                f"The head of {name} is damaged or was written by something else ({error}). Begin a new conversation."
+            ) from error
+        if head.format != FORMAT or head.schema > schema:
+            raise StoreFormatError(
+                f"The head of {name} has the format {head.format}.{head.schema}, and this version of agent_host reads "
                 f"{FORMAT}.{schema}. Deploy the version that has written it, or a newer one."
             )
         return head

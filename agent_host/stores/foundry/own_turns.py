@@ -1,8 +1,10 @@
 """The turns that this process has in flight."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
+from agent_host.errors import GuardLostError
 from agent_host.foundry.calls import current_call, on_behalf_of
 from agent_host.stores.foundry.place import Place
 
@@ -42,3 +44,12 @@ class OwnTurns:
         """What is done in the block carries the call id of a turn's own request."""
         turn = self.get(user, id)
         return on_behalf_of(turn.call_id if turn is not None else current_call())
+
+    @contextmanager
+    def as_long_as_guarded(self, user: str, id: str) -> Iterator[None]:
+        """Forget a turn that the block finds to be another process's."""
+        try:
+            yield
+        except GuardLostError:
+            self.let_go(user, id)
+            raise

@@ -79,8 +79,8 @@ class Places:
                 family.defer_first(root.id, partial(_put_root, root=root))
             self._opened += 1
             place = Place(user, key, family, SqlStore(family), SqlStore(_AsItIs(family)), self._opened)
-            self._places[user, key] = place
             self._make_room()
+            self._places[user, key] = place
         place.used_at = time.monotonic()
         self._places.move_to_end((user, key))
         return place
@@ -119,7 +119,7 @@ class Places:
 
     def _make_room(self) -> None:
         idle_since = time.monotonic() - IDLE
-        while len(self._places) > MOST_OPEN:
+        while len(self._places) >= MOST_OPEN:
             oldest = next(
                 (
                     each
@@ -131,7 +131,8 @@ class Places:
             if oldest is None:
                 return
             del self._places[oldest.user, oldest.key]
-            task = asyncio.create_task(oldest.family.aclose())
+            # Not closed: a verb that began before may come back to it, and finds it all the same.
+            task = asyncio.create_task(oldest.family.rest())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 

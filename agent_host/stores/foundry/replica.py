@@ -28,13 +28,21 @@ class Outcome:
 
 
 class Replica:
-    """A copy of a family's rows, empty at first."""
+    """A copy of a family's rows, empty at first, in the tables of a version of the schema; None is the newest one."""
 
-    def __init__(self) -> None:
+    def __init__(self, schema: int | None = None) -> None:
         with sqlite_file.translated(_NAME):
             self._connection = sqlite_file.connect(":memory:")
+            migrate(self._connection, [step for step in migrations() if schema is None or step.version <= schema])
+            self._capture = Capture(self._connection)
+
+    def upgrade(self) -> Changes:
+        """Bring the tables up to date; all rows as they are then."""
+        with sqlite_file.translated(_NAME):
+            self._capture.end()
             migrate(self._connection, migrations())
             self._capture = Capture(self._connection)
+            return self._capture.everything()
 
     def read(self, fn: Callable[[Connection], Any]) -> Any:
         """Run a function that changes nothing."""

@@ -41,7 +41,8 @@ class Showing:
             async with asyncio.timeout(PATIENCE):
                 response, items = self._show(record)
                 heard = await place.copy.read_heard(place.user, record.start_commit)
-                said_before = [id for turn in reversed(heard) for id in turn.items]
+                entered = [id for id in record.heard if id not in record.items]
+                said_before = [*(id for turn in reversed(heard) for id in turn.items), *entered]
                 await self._storage.show_response(response, items, said_before)
         except (StoreError, TimeoutError) as error:
             log.warning("%s is stored, but not shown by the platform yet: %s", record.id, str(error) or "no answer")

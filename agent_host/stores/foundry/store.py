@@ -9,7 +9,7 @@ Rule 3: the platform shows finished responses too. Its copy is not read; one tha
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from agent_host.engine.checkpoint import Commit
-from agent_host.errors import StoreClosedError, TurnConflictError
+from agent_host.errors import StoreClosedError, StoreError, TurnConflictError
 from agent_host.foundry.storage import ProjectStorage
 from agent_host.ids import key_of
 from agent_host.stores import conversation_rows, rows, turn_rows
@@ -27,7 +27,7 @@ from agent_host.stores.commands import run_to_end
 from agent_host.stores.foundry.cache import SegmentCache
 from agent_host.stores.foundry.claims import Claims
 from agent_host.stores.foundry.commit_log import SharingCommitLog
-from agent_host.stores.foundry.family import FRESH
+from agent_host.stores.foundry.finding import Finding
 from agent_host.stores.foundry.own_turns import OwnTurns
 from agent_host.stores.foundry.place import OTHERS, Place, Places
 from agent_host.stores.foundry.retention import FamilyRetention
@@ -88,6 +88,7 @@ class FoundryStore:
     """
 
     event_pause = 0.25
+    appends_together = False
 
     def __init__(
         self,
@@ -105,6 +106,7 @@ class FoundryStore:
         self._index = TurnIndex(storage, session)
         self._claims = Claims(storage, self._find_key_of, clock)
         self._turns = OwnTurns()
+        self._finding = Finding(self._places, self._turns)
         self._begun = 0
         self._ended = asyncio.Event()
         self._state = "new"
@@ -118,9 +120,9 @@ class FoundryStore:
             raise StoreClosedError("The store was closed; make a new one to open it again.")
         if self._state == "new":
             await self._storage.open()
-            self._state = "open"
             async for turn in self._index.left_behind():
                 await self._free(turn)
+            self._state = "open"
 
     async def aclose(self) -> None:
         """End what has begun and disconnect."""
@@ -142,7 +144,7 @@ class FoundryStore:
     @_verb
     async def read_chain(self, user: str, commit_id: str) -> list[Commit]:
         """The commit and its ancestors back to a complete one, newest first, without blobs; empty if unknown."""
-        return await self._find_state(user, commit_id, lambda sql: sql.read_chain(user, commit_id))
+        return await self._finding.find_state(user, commit_id, lambda sql: sql.read_chain(user, commit_id))
 
     @_verb
     async def read_blobs(self, user: str, hashes: Collection[bytes]) -> dict[bytes, bytes]:
@@ -165,12 +167,12 @@ class FoundryStore:
     @_verb
     async def read_calls(self, user: str, commit_id: str) -> list[OpenCall]:
         """The questions that were asked at a commit, in order."""
-        return await self._find_state(user, commit_id, lambda sql: sql.read_calls(user, commit_id))
+        return await self._finding.find_state(user, commit_id, lambda sql: sql.read_calls(user, commit_id))
 
     @_verb
     async def find_call(self, user: str, call_id: str) -> str | None:
         """The commit at which a question is open; None if it is unknown."""
-        return await self._find_state(user, call_id, lambda sql: sql.find_call(user, call_id))
+        return await self._finding.find_state(user, call_id, lambda sql: sql.find_call(user, call_id))
 
     @_verb
     async def find_items(self, user: str, ids: Collection[str]) -> dict[str, tuple[bytes, ...]]:
@@ -186,7 +188,7 @@ class FoundryStore:
     @_verb
     async def read_heard(self, user: str, commit_id: str, ids: Collection[str] = ()) -> list[Heard]:
         """What the state of a commit has heard by each turn, newest first, or until all of `ids` were found."""
-        return await self._find_state(user, commit_id, lambda sql: sql.read_heard(user, commit_id, ids))
+        return await self._finding.find_state(user, commit_id, lambda sql: sql.read_heard(user, commit_id, ids))
 
     @_verb
     async def find_key(self, user: str, key: str, since: float) -> tuple[bytes, str] | None:
@@ -208,14 +210,16 @@ class FoundryStore:
         """Let a turn begin, or raise `TurnConflictError` or `ConversationLockedError` and change nothing."""
         if self._turns.get(user, turn.id) is not None:
             raise TurnConflictError(f"Response {turn.id} is in flight already. Use a new id.")
-        place = await self._home(user, turn.conversation, turn.start_commit, turn.id)
+        place = await self._finding.home(user, turn.conversation, turn.start_commit, turn.id)
         self._turns.hold(user, turn.id, place, is_background=turn.background)
         try:
             if turn.key is not None:
                 await self._claims.claim(user, turn.id, turn.key, keys_since)
             if turn.background:
                 indexed = IndexedTurn(user, turn.id, place.key)
-                await asyncio.gather(self._point(user, turn.id, place), self._index.add(indexed))
+                await asyncio.gather(self._finding.point(user, turn.id, place), self._index.add(indexed))
+            else:
+                self._finding.begin_to_point(user, turn.id, place)
             await place.sql.admit(user, turn, commits, keys_since=keys_since)
         except BaseException:
             await run_to_end(asyncio.ensure_future(self._forget(user, turn.id)))
@@ -226,16 +230,18 @@ class FoundryStore:
     @_verb
     async def release(self, user: str, response_id: str) -> None:
         """Take back a turn that will not be finished."""
-        place = await self._place_of_turn(user, response_id)
-        await place.sql.release(user, response_id)
-        await self._forget(user, response_id)
+        place = await self._finding.of_turn(user, response_id)
+        try:
+            await place.sql.release(user, response_id)
+        finally:
+            await self._forget(user, response_id)
 
     @_verb
     async def take(
         self, user: str, response_id: str, owner: str, *, now: float, until: float, by_force: bool = False
     ) -> TurnInFlight | None:
         """Become the owner of a background turn; None if it is unknown or its owner keeps it."""
-        place = await self._place_of_turn(user, response_id)
+        place = await self._finding.of_turn(user, response_id)
         taken = await place.sql.take(user, response_id, owner, now=now, until=until, by_force=by_force)
         if taken is not None:
             self._turns.hold(user, response_id, place, is_background=True)
@@ -256,49 +262,61 @@ class FoundryStore:
         """Move the leases of turns; those that are lost are returned."""
         by_place: dict[Place, list[tuple[str, str]]] = {}
         for user, id in ids:
-            by_place.setdefault(await self._place_of_turn(user, id), []).append((user, id))
-        lost = await asyncio.gather(*(place.sql.renew(owner, own, until) for place, own in by_place.items()))
-        return set().union(*lost)
+            by_place.setdefault(await self._finding.of_turn(user, id), []).append((user, id))
+        return set().union(
+            *await asyncio.gather(*(self._renew(place, owner, own, until) for place, own in by_place.items()))
+        )
+
+    async def _renew(self, place: Place, owner: str, ids: list[tuple[str, str]], until: float) -> set[tuple[str, str]]:
+        with self._turns.calling_for(*ids[0]):
+            lost = await place.sql.renew(owner, ids, until)
+        for user, id in lost:
+            self._turns.let_go(user, id)
+        return lost
 
     @_verb
     async def give_back(self, user: str, response_id: str, owner: str, *, has_begun: bool) -> None:
         """Leave a background turn to whoever takes it next."""
         with self._turns.calling_for(user, response_id):
-            place = await self._place_of_turn(user, response_id)
+            place = await self._finding.of_turn(user, response_id)
             await place.sql.give_back(user, response_id, owner, has_begun=has_begun)
         self._turns.let_go(user, response_id)
 
     @_verb
     async def begin(self, user: str, guard: Guard, events: Sequence[bytes]) -> None:
         """Count an attempt at a background turn, or raise `GuardLostError` and store nothing."""
-        await (await self._place_of_turn(user, guard.response_id)).sql.begin(user, guard, events)
+        with self._turns.as_long_as_guarded(user, guard.response_id):
+            await (await self._finding.of_turn(user, guard.response_id)).sql.begin(user, guard, events)
 
     @_verb
     async def step(self, user: str, guard: Guard, commits: Sequence[Commit], events: Sequence[bytes]) -> None:
         """Store a superstep of a background turn, or raise `GuardLostError` and store nothing."""
-        await (await self._place_of_turn(user, guard.response_id)).sql.step(user, guard, commits, events)
+        with self._turns.as_long_as_guarded(user, guard.response_id):
+            await (await self._finding.of_turn(user, guard.response_id)).sql.step(user, guard, commits, events)
 
     @_verb
     async def record(self, user: str, guard: Guard, entries: Mapping[str, bytes]) -> None:
         """Note what is finished of a background turn's superstep, or raise `GuardLostError`."""
-        await (await self._place_of_turn(user, guard.response_id)).sql.record(user, guard, entries)
+        with self._turns.as_long_as_guarded(user, guard.response_id):
+            await (await self._finding.of_turn(user, guard.response_id)).sql.record(user, guard, entries)
 
     @_verb
     async def recorded(self, user: str, response_id: str) -> dict[str, bytes]:
         """What is noted of a background turn's superstep."""
-        return await (await self._place_of_turn(user, response_id)).sql.recorded(user, response_id)
+        return await (await self._finding.of_turn(user, response_id)).sql.recorded(user, response_id)
 
     @_verb
     async def append(self, batch: Sequence[Append]) -> set[str]:
-        """Add events of many turns to the event log; the ids of those whose guard is void are returned."""
-        lost = await asyncio.gather(*map(self._append, batch))
-        return set().union(*lost)
-
-    async def _append(self, events: Append) -> set[str]:
-        # Many turns are written together, by a task that belongs to none of their requests.
-        with self._turns.calling_for(events.user, events.guard.response_id):
-            place = await self._place_of_turn(events.user, events.guard.response_id)
-            return await place.sql.append([events])
+        """Add events to the event log; the ids of turns whose guard is void are returned."""
+        lost: set[str] = set()
+        for events in batch:
+            user, id = events.user, events.guard.response_id
+            # The task that writes events belongs to none of their requests.
+            with self._turns.calling_for(user, id):
+                lost |= await (await self._finding.of_turn(user, id)).sql.append([events])
+            if id in lost:
+                self._turns.let_go(user, id)
+        return lost
 
     @_verb
     async def read_events(self, user: str, response_id: str, after: int, limit: int) -> list[bytes]:
@@ -325,31 +343,38 @@ class FoundryStore:
     ) -> None:
         """Store the end of a turn, or raise `TurnConflictError` and store nothing."""
         turn = self._turns.get(user, record.id)
-        place = await self._place_of_turn(user, record.id) if guard is not None else turn.place if turn else None
+        place = await self._finding.of_turn(user, record.id) if guard is not None else turn.place if turn else None
         if place is None:
-            place = await self._home(user, record.conversation, record.start_commit, record.id)
-        await self._point(user, record.id, place)
+            place = await self._finding.home(user, record.conversation, record.start_commit, record.id)
+        await self._finding.point(user, record.id, place)
+        end = partial(place.sql.finish, user, record, commits, guard=guard, events=events, move=move, key=key)
+        # Whoever has asked may have left: what is stored is told to everybody nevertheless.
+        await run_to_end(asyncio.ensure_future(self._finish(user, place, record, commits, key, end)))
+
+    async def _finish(
+        self,
+        user: str,
+        place: Place,
+        record: ResponseRecord,
+        commits: Sequence[Commit],
+        key: IdempotencyKey | None,
+        end: Callable[[], Awaitable[None]],
+    ) -> None:
         place.family.note_unshown(record.id, is_unshown=True)
         try:
-            await place.sql.finish(
-                user,
-                record,
-                commits,
-                guard=guard,
-                events=events,
-                move=move,
-                key=key,
-            )
+            with self._turns.as_long_as_guarded(user, record.id):
+                await end()
         except BaseException:
             place.family.note_unshown(record.id, is_unshown=False)
             raise
         await self._learn(commits)
         if key is not None and not self._claims.has(user, record.id):
-            await self._claims.put(user, record.id, key)
+            with suppress(StoreError):  # the response is stored under its key in any case
+                await self._claims.put(user, record.id, key)
         self._claims.keep(user, record.id)
         self._turns.let_go(user, record.id)
         shown = self._showing.show(place, record)
-        await (asyncio.gather(shown, self._index.remove(user, record.id)) if guard is not None else shown)
+        await (asyncio.gather(shown, self._index.remove(user, record.id)) if record.background else shown)
 
     # --- Responses ---
 
@@ -383,16 +408,24 @@ class FoundryStore:
     async def adopt_conversation(self, user: str, conversation: Conversation) -> Conversation:
         """A conversation that the platform owns, with the items that others have put there. Its next turn stores it."""
         place = self._places.of(user, conversation.id)
-        (said, _) = await asyncio.gather(self._storage.items_in(conversation.id), place.family.sync())
-        known = set(await place.copy.find_items(user, said))
-        new = [id for id in said if id not in known]
-        items = [Item(each["id"], _encode(each)) for each in await self._storage.read_items(new)]
+        said, _ = await asyncio.gather(self._storage.items_in(conversation.id), place.family.sync())
+        items: list[Item] = []
+        if new := await self._unknown(place, said):
+            # What our own turns have said is stored before it is shown: so now all of that is known.
+            read, _ = await asyncio.gather(self._storage.read_items(new), place.family.sync())
+            new = await self._unknown(place, new)
+            items = [Item(each["id"], _encode(each)) for each in read if each["id"] in new]
         own = rows.partition(user)
         adopt = partial(conversation_rows.adopt, own=own, conversation=conversation, items=items)
         await place.family.defer(conversation.id, adopt)
         found = await place.copy.read_conversation(user, conversation.id)
         assert found is not None, "it was adopted just now"
+        self._showing.show_what_is_left(place)
         return found
+
+    async def _unknown(self, place: Place, ids: Collection[str]) -> list[str]:
+        known = await place.copy.find_items(place.user, ids)
+        return [id for id in ids if id not in known]
 
     @_verb
     async def read_conversation(self, user: str, conversation_id: str) -> Conversation | None:
@@ -521,59 +554,9 @@ class FoundryStore:
         return self._places.of(user, id).sql
 
     async def _find(self, user: str, id: str, look: Callable[[SqlStore], Awaitable[T]]) -> T:
-        """What is found in the family of an id, or in one that this points to; the last empty answer if nothing is."""
-        place = self._places.of(user, id)
-        began = time.monotonic()
-        await place.family.sync(FRESH)
-        found = await look(place.sql)
-        if not found and place.family.synced_at < began:
-            await place.family.sync()
-            found = await look(place.sql)
-        for key in () if found else place.family.elsewhere:
-            other = self._places.at(user, key)
-            await other.family.sync(FRESH)
-            found = found or await look(other.sql)
-        self._showing.show_what_is_left(place)
+        found = await self._finding.find(user, id, look)
+        self._showing.show_what_is_left(self._places.of(user, id))
         return found
-
-    async def _find_state(self, user: str, commit_id: str, look: Callable[[SqlStore], Awaitable[T]]) -> T:
-        """What is found where a commit is. What hangs on a commit does not change, so an open family is not asked."""
-        own = rows.partition(user)
-        for place in (*self._places.open_of(user), *self._places.open_of()):
-            if await place.family.peek(partial(rows.is_stored, own=own, commit_id=commit_id)):
-                return await look(place.copy)
-        return await self._find(user, commit_id, look)
-
-    async def _home(self, user: str, conversation: str | None, start_commit: str, id: str) -> Place:
-        """The family of a turn: that of its conversation, or of what it continues, or else of its own id."""
-        if conversation is not None:
-            return self._places.of(user, conversation)
-        own = rows.partition(user)
-        for place in self._places.open_of(user):
-            if await place.family.peek(partial(rows.is_own, own=own, commit_id=start_commit)):
-                return place
-        place = self._places.of(user, id)
-        await place.family.begin()
-        return place
-
-    async def _place_of_turn(self, user: str, response_id: str) -> Place:
-        """The family in which a background turn is in flight; that of its id if there is none."""
-        turn = self._turns.get(user, response_id)
-        if turn is not None:
-            return turn.place
-        first = self._places.of(user, response_id)
-        await first.family.sync(FRESH)
-        for place in (first, *(self._places.at(user, key) for key in first.family.elsewhere)):
-            await place.family.sync(FRESH)
-            if await place.copy.is_in_flight(user, response_id):
-                return place
-        return first
-
-    async def _point(self, user: str, id: str, place: Place) -> None:
-        """See that a record is found by its id, whose key may be that of another family."""
-        by_key = self._places.of(user, id)
-        if by_key is not place and place.key not in by_key.family.elsewhere:
-            await by_key.family.point_to(place.key)
 
     async def _learn(self, commits: Sequence[Commit]) -> None:
         """Give every family a copy of a root that was stored in one: roots belong to everybody."""
