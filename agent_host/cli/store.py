@@ -91,14 +91,17 @@ def backup(store: str, file: str, force: bool) -> None:
 
 
 @store.command()
-@click.argument("backup", metavar="BACKUP")
 @_store
-def restore(backup: str, store: str) -> None:
+@click.argument("backup", metavar="BACKUP")
+@click.option("--force", is_flag=True, help="Replace what is in STORE.")
+def restore(store: str, backup: str, force: bool) -> None:
     """Let STORE be again what it was when BACKUP was made.
 
     What was stored since then is lost. No server may use STORE meanwhile. It may be damaged, or not be there.
     """
     path = store_file(store, is_there=False)
+    if os.path.exists(path) and not force:
+        raise StoreError(f"{path} would be lost, with all that was stored since. Say --force to replace it.")
     size = sqlite_copy.back_up(store_file(backup), path, replace=True)
     click.echo(f"{path}: {in_words(size)}")
 
@@ -148,12 +151,15 @@ def _write_out(archive: Archive) -> None:
 def import_(store: str, file: BinaryIO, user: str) -> None:
     """Store the conversation in FILE, all of it or nothing.
 
-    The FILE - is standard input. No server may use STORE meanwhile. What is there already must be the same, so the same
-    file may be imported again. Check where a file comes from: what it says was said is believed.
+    The FILE - is standard input. STORE is made if it is not there, and no server may use it meanwhile. What is there
+    already must be the same, so the same file may be imported again. Check where a file comes from: what it says was
+    said is believed.
     """
     archive = read_archive(file)
     check_content(archive)
-    is_new = asyncio.run(_with(store_file(store), False, lambda opened: opened.add_archive(user, archive)))
+    is_new = asyncio.run(
+        _with(store_file(store, is_there=False), False, lambda opened: opened.add_archive(user, archive))
+    )
     click.echo(f"{harmless(archive.id)}: {_counted(archive) if is_new else 'was there already'}")
 
 

@@ -40,8 +40,13 @@ _REMEDIES = {
     413: "It is more than the platform stores in one value. Make it smaller.",
     429: "The platform takes no more requests at the moment. Try again later.",
 }
+_FOR_GOOD = (400, 409, 413, 422)
 
 Json = dict[str, Any]
+
+
+class RejectedError(StoreError):
+    """The platform does not take something as it is, and will not later."""
 
 
 class OvertakenError(Exception):
@@ -265,4 +270,5 @@ def _refused(method: str, path: str, answer: "AsyncHttpResponse") -> StoreError:
         said = answer.reason
     what = path.partition("/")[0]
     remedy = _REMEDIES.get(answer.status_code, "The platform is at fault. Try again.")
-    return StoreError(f"The project's storage has refused {method} {what} ({answer.status_code}: {said}). {remedy}")
+    kind = RejectedError if answer.status_code in _FOR_GOOD else StoreError
+    return kind(f"The project's storage has refused {method} {what} ({answer.status_code}: {said}). {remedy}")

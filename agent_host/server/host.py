@@ -15,7 +15,7 @@ from agent_host.engine.definition import Definition
 from agent_host.engine.storage.head_publisher import blobs_with_root, root_view
 from agent_host.engine.view import ReadBlobs, View, read_view
 from agent_host.engine.workflow import Workflow
-from agent_host.errors import StoreError, WorkflowValidationError
+from agent_host.errors import StoreError, StoreFormatError, StoreLockedError, WorkflowValidationError
 from agent_host.foundry.hosting import hosting_of
 from agent_host.foundry.observability import agent_attributes
 from agent_host.ids import IdSource, random_bytes
@@ -126,7 +126,7 @@ class Host:
         """Open before the first request; False if a hosted agent must leave that to its requests.
 
         Its storage is elsewhere and may be away. The platform ends containers that do not come up, again and again, and
-        nobody would be told why; so it comes up and says so, once.
+        nobody would be told why; so it comes up and says so, once. What does not pass by itself is raised.
         """
         if not self.hosting.tells_platform:
             await self.open()
@@ -135,6 +135,8 @@ class Host:
             try:
                 async with asyncio.timeout(OPENING_PATIENCE):
                     await self.open()
+            except (StoreFormatError, StoreLockedError):
+                raise
             except (StoreError, TimeoutError) as error:
                 why = str(error) or "it does not answer"
                 log.error("the store is not open, which each request tries again: %s", why)

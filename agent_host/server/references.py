@@ -107,7 +107,8 @@ def held_items(holders: Mapping[str, Sequence[bytes]]) -> dict[str, Json]:
 
 def _items_by_id(part: bytes) -> dict[str, Json]:
     held = _decode(part)
-    listed = held if isinstance(held, list) else held.get("output", [held])
+    # An item has a type, and may have an output of its own; what a response is made of has none.
+    listed = held if isinstance(held, list) else [held] if "type" in held else held.get("output", [])
     return {item["id"]: item for item in listed if "id" in item and item.get("type") != "item_reference"}
 
 

@@ -126,8 +126,8 @@ def hold(path: str) -> IO[str] | None:
         owner = handle.read().strip()
         handle.close()
         raise StoreLockedError(
-            f"{path} is in use by process {owner or '(unknown)'}. One process serves a SQLite file: end that one, "
-            "name another file, or use PostgreSQL for several processes."
+            f"{path} is in use by process {owner or '(unknown)'}. One process serves a SQLite file: end that one, or "
+            "name another file."
         ) from error
     try:
         handle.truncate(0)

@@ -258,7 +258,8 @@ def test_a_store_is_brought_back(serve: Any, app: str, tmp_path: Path) -> None:
         host.say(f"{number} {'x' * 2000}", one.id)
     host.kill()
     assert path.with_name("host.db-wal").stat().st_size > 20_000
-    done("store", "restore", copy, path)
+    assert "--force" in refused("store", "restore", path, copy)
+    done("store", "restore", path, copy, "--force")
     assert json.loads(done("store", "info", path, "--json"))["responses"] == 1
     host = serve(app)
     assert host.say("two", one.id).output_text == "one two"
@@ -268,17 +269,17 @@ def test_a_store_is_brought_back(serve: Any, app: str, tmp_path: Path) -> None:
     assert json.loads(done("store", "info", path, "--json"))["responses"] == 1
     host = serve(app)
     assert host.say("three", one.id).output_text == "one three"
-    for verb in (["restore", copy], ["backup", copy]):
-        message = refused("store", *verb, path, *["--force"][: verb[0] == "backup"])
+    for verb in (["restore", path, copy], ["backup", copy, path]):
+        message = refused("store", *verb, "--force")
         assert f"in use by process {host.process.pid}" in message
     assert host.say("four", one.id).output_text == "one four"
     host.stop()
     path.write_bytes(b"damaged" * 1000)
-    done("store", "restore", copy, f"sqlite:///{path}")
-    done("store", "restore", copy, again)
+    done("store", "restore", f"sqlite:///{path}", copy, "--force")
+    done("store", "restore", again, copy)
     for restored in (path, again):
         assert json.loads(done("store", "info", restored, "--json"))["responses"] == 1
-    assert "There is no store at" in refused("store", "restore", tmp_path / "none.db", path)
+    assert "There is no store at" in refused("store", "restore", path, tmp_path / "none.db", "--force")
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -309,11 +310,10 @@ def test_a_chain_goes_on_in_another_store(
 def test_a_conversation_goes_on_in_another_store(
     talked: tuple[Path, dict[str, str]], serve: Any, app: str, tmp_path: Path
 ) -> None:
-    """By its id, with its items, and its question can be answered there."""
+    """By its id, with its items, and its question can be answered there; the store is made for it."""
     path, ids = talked
     other = tmp_path / "other.db"
     exported = CliRunner().invoke(main, ["store", "export", str(path), ids["conversation"]]).stdout_bytes
-    serve(app, store=other).stop()
     done("store", "import", other, "-", input=exported)
     host = serve(app, store=other)
     items = host.client.conversations.items.list(ids["conversation"], order="asc").data

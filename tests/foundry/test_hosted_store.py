@@ -254,6 +254,19 @@ async def test_what_could_not_be_shown_is_shown_by_whoever_comes_next(
     assert first.id not in heads(platform)[0].unshown
 
 
+async def test_what_the_platform_never_takes_is_not_shown_again_and_again(
+    process: Any, platform: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says so; the response is stored, and the next write of its conversation forgets to show it."""
+    site = await process()
+    platform.fail(400, 1, is_shown)
+    first = await site.say("a")
+    assert "the platform does not show it" in caplog.text
+    second = await site.say("b", first.id)
+    assert [head.unshown for head in heads(platform)] == [(second.id,)]
+    assert list(platform.records.responses) == [("", second.id)]
+
+
 def heads(platform: Project) -> list[Head]:
     """The heads of all families with records of users."""
     return [

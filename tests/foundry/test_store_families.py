@@ -82,6 +82,18 @@ async def test_a_response_with_another_key_than_what_it_continues_is_found_by_it
         assert await store.read_response("ann", two.record.id) is None
 
 
+async def test_items_with_one_key_are_found_in_all_families_that_have_it(platform: Project) -> None:
+    """Some are in the family of the key and others in the one of a turn that has got an id with this key."""
+    one, other = turn(None, b"one"), turn(None, b"other")
+    two = turn(one, b"two", key=key_of(other.record.id))
+    async with process(platform) as store:
+        for each in (one, other, two):
+            await finish(store, "ann", each)
+    async with process(platform) as store:
+        ids = [*other.record.items, *two.record.items]
+        assert set(await store.find_items("ann", ids)) == set(ids)
+
+
 async def test_a_turn_that_continues_another_key_is_stored_once(platform: Project) -> None:
     """Its id is taken wherever it is found: neither its own family nor another one takes it again."""
     one = turn(None, b"one")

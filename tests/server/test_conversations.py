@@ -216,6 +216,28 @@ async def test_a_reference_brings_the_item_itself(client: AsyncOpenAI) -> None:
     assert await listed(client, conversation.id) == ["You said hello"]
 
 
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "function_call_output", "call_id": "call_1", "output": "yes"},
+        {"type": "function_call_output", "call_id": "call_1", "output": [{"type": "input_text", "text": "yes"}]},
+        {"type": "mcp_call", "name": "f", "server_label": "s", "arguments": "{}", "output": "yes"},
+        {
+            "type": "computer_call_output",
+            "call_id": "call_1",
+            "output": {"type": "computer_screenshot", "image_url": "data:image/png;base64,AAAA"},
+        },
+    ],
+)
+async def test_an_item_with_an_output_is_referred_to(client: AsyncOpenAI, item: Any) -> None:
+    """What it calls its output are no items, as the output of a response is."""
+    conversation = await client.conversations.create(items=[item])
+    [kept] = (await client.conversations.items.list(conversation.id)).data
+    other = await client.conversations.create(items=[{"type": "item_reference", "id": kept.id}])
+    [again] = (await client.conversations.items.list(other.id)).data
+    assert again.to_dict() == kept.to_dict()
+
+
 async def test_an_item_is_in_a_conversation_once(client: AsyncOpenAI) -> None:
     """An id that the conversation has already is refused with all that came with it; elsewhere it may be used."""
     item: Any = {"role": "user", "content": "a", "id": "msg_mine"}

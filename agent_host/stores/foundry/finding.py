@@ -57,7 +57,7 @@ class Finding:
                 return place
         # The process may remember a commit for longer than its family is open.
         if key_of(start_commit) is not None:
-            async for place in self._about(user, start_commit):
+            async for place in self.about(user, start_commit):
                 if await place.family.peek(is_own):
                     return place
         place = self._places.of(user, id)
@@ -69,7 +69,7 @@ class Finding:
         turn = self._turns.get(user, response_id)
         if turn is not None:
             return turn.place
-        async for place in self._about(user, response_id):
+        async for place in self.about(user, response_id):
             if await place.copy.is_in_flight(user, response_id):
                 return place
         return self._places.of(user, response_id)
@@ -99,7 +99,8 @@ class Finding:
             await by_key.family.begin()
             await by_key.family.point_to(place.key)
 
-    async def _about(self, user: str, id: str) -> AsyncIterator[Place]:
+    async def about(self, user: str, id: str) -> AsyncIterator[Place]:
+        """The families in which something with this id may be."""
         first = self._places.of(user, id)
         await first.family.sync(FRESH)
         yield first

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from agent_host.errors import StoreError
-from agent_host.foundry.storage import ProjectStorage
+from agent_host.foundry.storage import ProjectStorage, RejectedError
 from agent_host.stores.foundry.place import Place
 from agent_host.stores.records import ResponseRecord
 
@@ -44,6 +44,9 @@ class Showing:
                 entered = [id for id in record.heard if id not in record.items]
                 said_before = [*(id for turn in reversed(heard) for id in turn.items), *entered]
                 await self._storage.show_response(response, items, said_before)
+        except RejectedError as error:
+            log.warning("%s is stored, but the platform does not show it: %s", record.id, error)
+            place.family.note_unshown(record.id, is_unshown=False)
         except (StoreError, TimeoutError) as error:
             log.warning("%s is stored, but not shown by the platform yet: %s", record.id, str(error) or "no answer")
         else:

@@ -183,6 +183,9 @@ class FoundryStore:
         left = [id for id in ids if id not in found]
         for id in {key_of(id) or OTHERS: id for id in left}.values():
             found |= await self._find(user, id, lambda sql: sql.find_items(user, left))
+            if any(each not in found for each in left):
+                async for place in self._finding.about(user, id):
+                    found |= await place.copy.find_items(user, left)
         return found
 
     @_verb
