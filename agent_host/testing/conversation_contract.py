@@ -31,6 +31,20 @@ def waiting_ids(waiting: Waiting) -> list[str]:
 class ConversationContract:
     """The rules about conversations; subclasses give a fixture `store`."""
 
+    async def test_a_conversation_of_somebody_else_is_adopted(self, store: Store) -> None:
+        """R70: it is there from then on, and stored with its first turn; one that is there stays as it stands."""
+        given = conversation("1")
+        assert await store.adopt_conversation("ann", given) == given
+        assert await store.read_conversation("ann", "conv_1") == given
+        assert await store.read_conversation("bob", "conv_1") is None
+        one = child(ROOT, "one", session="resp_1")
+        move = ConversationMove("conv_1", None, (item("a"),))
+        await store.finish("ann", replace(response("1", ROOT, one), conversation="conv_1"), [ROOT, one], move=move)
+        again = await store.adopt_conversation("ann", replace(given, created_at=9, metadata=b"other"))
+        assert again == replace(given, head=one.id)
+        assert await store.read_item("ann", "conv_1", "msg_a") == item("a")
+        assert (await store.waiting_items("ann", "conv_1")).items == ()
+
     async def test_conversations_of_users_are_apart(self, store: Store) -> None:
         """R1: another user's conversation answers as an unknown one to every verb, and both may have the same ids."""
         await store.create_conversation("ann", conversation("1"), [item("1")])
