@@ -97,7 +97,7 @@ def _commits(connection: Connection, own: str, id: str, ends: Iterable[str]) -> 
 def _heard(connection: Connection, own: str, commit_id: str, *, stands_alone: bool) -> tuple[str, ...]:
     """What was heard until a commit; if its parent stands in the archive, since that."""
     if stands_alone:
-        turns = response_rows.read_heard(connection, own, commit_id, ())
+        turns = response_rows.read_heard(connection, own, commit_id)
         return tuple(item for turn in reversed(turns) for item in turn.items)
     (heard,) = connection.execute(_STATEMENTS["heard_at_commit"], (own, commit_id)).fetchone()
     return () if heard is None else _decode(heard)

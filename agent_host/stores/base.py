@@ -134,8 +134,7 @@ class Store(Protocol):
     R10  `read_blobs` gives the bodies of any number of hashes, without those that are not stored. A body that
          does not have its hash raises `CheckpointDecodeError` naming it.
     R66  `read_heard` gives what the turns on the way to a commit have added to what its state has heard, newest first,
-         as far as their commits are stored; it may stop where all of the ids that are looked for were found. Whether
-         their responses are stored does not matter.
+         as far as their commits are stored. Whether their responses are stored does not matter.
     R11  `read_response` gives the record as `finish` was given it, but for `heard`; None for an unknown response.
     R12  `holds_root` tells whether a root commit is stored.
     R17  `save_points` lists, of every user, the head of every session and of every conversation and every response
@@ -283,8 +282,8 @@ class Store(Protocol):
         """Where items lie, by their ids (R48)."""
         ...
 
-    async def read_heard(self, user: str, commit_id: str, ids: Collection[str] = ()) -> list[Heard]:
-        """The items that the state of a commit has heard, or those newest turns in which all of `ids` are (R66)."""
+    async def read_heard(self, user: str, commit_id: str) -> list[Heard]:
+        """The items that the state of a commit has heard by each turn, newest first (R66)."""
         ...
 
     async def find_key(self, user: str, key: str, since: float) -> tuple[bytes, str] | None:

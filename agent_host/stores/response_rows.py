@@ -49,15 +49,10 @@ def put_heard(connection: Connection, own: str, record: ResponseRecord) -> None:
         connection.execute(QUERIES["put_heard"], (_encode(record.heard), own, record.commit))
 
 
-def read_heard(connection: Connection, own: str, commit_id: str, ids: Collection[str]) -> list[Heard]:
-    """What the turns on the way to a commit have heard, newest first; no further than where `ids` were found."""
-    found, wanted = [], set(ids)
-    for response_id, items in connection.execute(QUERIES["select_heard"], (own, commit_id, own)):
-        found.append(Heard(response_id, _decode(items)))
-        wanted.difference_update(found[-1].items)
-        if ids and not wanted:
-            break
-    return found
+def read_heard(connection: Connection, own: str, commit_id: str) -> list[Heard]:
+    """What the turns on the way to a commit have heard, newest first."""
+    found = connection.execute(QUERIES["select_heard"], (own, commit_id, own))
+    return [Heard(response_id, _decode(items)) for response_id, items in found]
 
 
 def _exists(connection: Connection, own: str, record: ResponseRecord) -> TurnConflictError:

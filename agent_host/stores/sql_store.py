@@ -108,9 +108,9 @@ class SqlStore:
         """What holds items, by their ids; unknown ones are absent."""
         return await self._read(response_rows.find_items, user, ids)
 
-    async def read_heard(self, user: str, commit_id: str, ids: Collection[str] = ()) -> list[Heard]:
-        """What the state of a commit has heard by each turn, newest first, or until all of `ids` were found."""
-        return await self._read(response_rows.read_heard, user, commit_id, ids)
+    async def read_heard(self, user: str, commit_id: str) -> list[Heard]:
+        """What the state of a commit has heard by each turn, newest first."""
+        return await self._read(response_rows.read_heard, user, commit_id)
 
     async def find_key(self, user: str, key: str, since: float) -> tuple[bytes, str] | None:
         """The fingerprint and the response id of an earlier request with this key; None if there is none."""

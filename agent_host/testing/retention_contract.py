@@ -210,9 +210,9 @@ class RetentionContract:
         await store.finish("", old("3", line[0], whole, 500), [whole])
         await store.forget_responses(500, 10)
         assert await prune_all(store) == 2
-        heard = await store.read_heard("", line[2].id, [])
+        heard = await store.read_heard("", line[2].id)
         assert [item for turn in heard for item in turn.items] == ["a", "b", "c", "d"]
-        assert [item for turn in await store.read_heard("", whole.id, []) for item in turn.items] == ["a", "b"]
+        assert [item for turn in await store.read_heard("", whole.id) for item in turn.items] == ["a", "b"]
 
     async def test_a_commit_with_several_heirs_stays(self, store: Store) -> None:
         """R63: it is needed by all of them; once all but one are gone, that one takes it over."""
@@ -303,7 +303,7 @@ class RetentionContract:
         assert await cells(store, two, "bob") == await cells(store, two, "ann")
         assert await store.read_blobs("bob", one.blobs) == one.blobs
         assert await store.find_call("bob", "call_1") == two.id
-        assert [turn.items for turn in await store.read_heard("bob", two.id, [])] == [("b",), ("a",)]
+        assert [turn.items for turn in await store.read_heard("bob", two.id)] == [("b",), ("a",)]
         after = child(two, "after", session="resp_3")
         await store.finish("bob", old("3", two, after), [after])
         first = await store.resolve("bob", "resp_0")

@@ -1,6 +1,5 @@
 """What an archive of a long chain costs."""
 
-from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -24,9 +23,9 @@ async def test_what_was_heard_is_read_once(monkeypatch: pytest.MonkeyPatch) -> N
         await store.finish("", replace(record, previous_response_id=previous, heard=(f"msg_{number}",)), [ROOT, commit])
         last = commit
 
-    def walk(connection: Connection, own: str, commit_id: str, ids: Collection[str]) -> list[Heard]:
+    def walk(connection: Connection, own: str, commit_id: str) -> list[Heard]:
         walked.append(commit_id)
-        return read_heard(connection, own, commit_id, ids)
+        return read_heard(connection, own, commit_id)
 
     monkeypatch.setattr(response_rows, "read_heard", walk)
     archive = await store.read_archive("", "resp_69")

@@ -189,9 +189,9 @@ class FoundryStore:
         return found
 
     @_verb
-    async def read_heard(self, user: str, commit_id: str, ids: Collection[str] = ()) -> list[Heard]:
-        """What the state of a commit has heard by each turn, newest first, or until all of `ids` were found."""
-        return await self._finding.find_state(user, commit_id, lambda sql: sql.read_heard(user, commit_id, ids))
+    async def read_heard(self, user: str, commit_id: str) -> list[Heard]:
+        """What the state of a commit has heard by each turn, newest first."""
+        return await self._finding.find_state(user, commit_id, lambda sql: sql.read_heard(user, commit_id))
 
     @_verb
     async def find_key(self, user: str, key: str, since: float) -> tuple[bytes, str] | None:
