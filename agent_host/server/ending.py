@@ -182,8 +182,8 @@ async def _stored(host: Host, turn: Turn, outcome: Outcome) -> Ended:
         before = turn.start.continues.unstored.commits if turn.start.continues.unstored is not None else ()
         commits = (*host.unstored_root(), *before, *outcome.commits)
         await to_its_end(host.store.finish(user, record, commits, move=move, key=key))
+        host.root_is_stored = True
     reached(CrashPoint.FINISHED)
-    host.root_is_stored = True
     host.heard.carry_on(user, turn.start.view.commit_id, record.commit, record.id, record.heard)
     if outcome.status == "completed":
         host.remember(user, outcome.view)

@@ -197,6 +197,8 @@ async def _take_place(host: Host, turn: Turn, body: bytes) -> None:
         await host.store.admit(
             turn.who.user, in_flight, host.unstored_root(), keys_since=host.sources.clock() - KEPT_FOR
         )
+        if turn.request.background:
+            host.root_is_stored = True
     except ConversationLockedError:
         raise problems.conversation_locked(turn.request.conversation or "") from None
     except TurnConflictError:

@@ -80,6 +80,21 @@ def test_the_next_process_of_a_session_goes_on_with_what_a_killed_one_has_left(
     assert {each.call_id for each in platform.requests if each.template == "responses"} == {"call-1"}
 
 
+@pytest.mark.parametrize("ends_first", [False, True])
+def test_conversations_begin_beside_what_was_left_behind(start: Start, platform: Project, ends_first: bool) -> None:
+    """The initial state that an older conversation has brought along is not yet that of a new one."""
+    first = start()
+    running = first.client.responses.create(input="tick 8 0.1", background=True, stream=True)
+    left = next(running).response
+    next(running)
+    first.kill()
+    second = start()
+    while ends_first and second.client.responses.retrieve(left.id).status != "completed":
+        time.sleep(0.05)
+    assert second.say("hello", None).output_text == "hello"
+    assert second.client.responses.create(input="again", conversation="conv_1").output_text == "again"
+
+
 def test_a_stream_of_a_killed_process_is_read_on_from_the_next_one(start: Start) -> None:
     """Behind the last number that the client has seen, without a gap, to the end."""
     first = start()

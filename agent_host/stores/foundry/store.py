@@ -159,10 +159,8 @@ class FoundryStore:
 
     @_verb
     async def holds_root(self, commit_id: str) -> bool:
-        """Whether this root commit is stored, as far as this process has seen."""
-        return self._places.is_shared(commit_id) or any(
-            [await place.copy.holds_root(commit_id) for place in self._places.open_of()]
-        )
+        """Whether every family has this root: it is not enough that an older one does, which was read meanwhile."""
+        return self._places.is_shared(commit_id)
 
     @_verb
     async def read_calls(self, user: str, commit_id: str) -> list[OpenCall]:
