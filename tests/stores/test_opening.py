@@ -210,7 +210,7 @@ async def test_a_second_process(tmp_path: Path) -> None:
         assert await asyncio.to_thread(process.stdout.readline) == b"open\n"
         message = await refused(path, StoreLockedError)
         assert f"process {process.pid}" in message
-        assert "PostgreSQL" in message
+        assert "name another file" in message
         process.kill()
     store = open_store(str(path))
     await store.open()
