@@ -27,7 +27,14 @@ LOOK_AGAIN = 0.05
 
 async def create_response(exchange: Exchange) -> None:
     """POST /responses: take one turn."""
-    host, body = exchange.host, await exchange.body()
+    body = await exchange.body()
+    while not await _take(exchange, body):
+        pass  # the turn that it would have repeated is gone without a response: this is the first one now
+
+
+async def _take(exchange: Exchange, body: bytes) -> bool:
+    """Take the turn of a request; False if it repeats one that has vanished meanwhile, and nothing was answered."""
+    host = exchange.host
     requests: list[CreateRequest] = []
     streams: list[StreamAnswer] = []
 
@@ -46,30 +53,31 @@ async def create_response(exchange: Exchange) -> None:
             )
             exchange.about = ended.about
         except Repeated as repeated:
-            await _answer_again(exchange, repeated, is_stream=requests[0].stream)
-            return
+            return await _answer_again(exchange, repeated, is_stream=requests[0].stream)
         finally:
             for stream in streams:
                 await stream.end()
         if requests[0].background and requests[0].stream:
             await _follow(exchange, ended.response["id"], after=-1)
-            return
+            return True
     if not streams:
         await exchange.answer(ended.response)
+    return True
 
 
-async def _answer_again(exchange: Exchange, repeated: Repeated, *, is_stream: bool) -> None:
-    """Give a request that was made before the response that it made, once that is there."""
+async def _answer_again(exchange: Exchange, repeated: Repeated, *, is_stream: bool) -> bool:
+    """Give a request that was made before the response that it made, once that is there; False if it will not be."""
     host, user, response_id = exchange.host, exchange.who.user, repeated.response_id
     exchange.about = f"{response_id} again"
     while (found := await _response(host, user, response_id)) is None:
         if not await repeated.is_in_flight(host, user):
-            raise problems.server_fault(exchange.who.request_id)
+            return False
         await asyncio.sleep(max(LOOK_AGAIN, host.store.event_pause))
     if is_stream:
         await _follow(exchange, response_id, after=-1)
     else:
         await exchange.answer(found)
+    return True
 
 
 async def _follow(exchange: Exchange, response_id: str, *, after: int) -> None:

@@ -60,8 +60,9 @@ async def turn(site: Any, platform: Project, headers: dict[str, str], **fields: 
     done = time.monotonic()
     assert answer.status_code == 200
     assert "response.failed" not in answer.text
-    # A new process shows the last response once more, in case that had failed; nobody waits for that.
-    platform.requests[:] = [request for request in platform.requests if request.status != 409]
+    # Nobody waits for what is removed, nor for the last response, which a new process shows once more.
+    waited_for = [each for each in platform.requests if each.status != 409 and each.method != "DELETE"]
+    platform.requests[:] = waited_for
     id = answer.text.partition('"caresp_')[2].partition('"')[0]
     return f"caresp_{id}", platform.rounds(began, Times.first), platform.rounds(Times.last, done)
 

@@ -1,5 +1,6 @@
 """A hosted agent whose processes come and go with nothing but the platform's storage between them."""
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -93,6 +94,41 @@ def test_conversations_begin_beside_what_was_left_behind(start: Start, platform:
         time.sleep(0.05)
     assert second.say("hello", None).output_text == "hello"
     assert second.client.responses.create(input="again", conversation="conv_1").output_text == "again"
+
+
+def test_a_copy_that_is_restored_goes_on_with_what_its_session_has_left(start: Start, platform: Project) -> None:
+    """A snapshot knows no session yet; restored, its process is the session's next one."""
+    first = start()
+    running = first.client.responses.create(input="tick 8 0.1", background=True, stream=True)
+    left = next(running).response
+    next(running)
+    first.kill()
+    copy = start("")
+    httpx2.post(f"{copy.base_url}/_agent/before-snapshot", json={})
+    context = {"session_id": "S", "restore_id": "r1", "session_env_overrides": {}}
+    httpx2.post(f"{copy.base_url}/_agent/after-restore", json={"session_context": context})
+    end = time.monotonic() + PATIENCE
+    while left.id not in {id for _, id in platform.records.responses}:
+        assert time.monotonic() < end, "the turn does not come to its end"
+        time.sleep(0.05)
+
+
+def test_what_was_left_behind_and_cannot_be_read_harms_nobody(start: Start, platform: Project) -> None:
+    """A version that is taken back meets what a newer one has written: it says so, and serves everybody else."""
+    good = start("T")
+    fine = good.say("fine", None)
+    good.stop()
+    first = start()
+    running = first.client.responses.create(input="tick 8 0.1", background=True, stream=True)
+    next(running)
+    first.kill()
+    records = platform.records.stores["agent_host-desk"].items
+    (index,) = [json.loads(item.value) for (_, key), item in records.items() if key.startswith("t/")]
+    (head,) = [item for (_, key), item in records.items() if key.startswith("f/") and key.endswith(index["family"])]
+    object.__setattr__(head, "value", json.dumps({**json.loads(head.value), "format": 99}).encode())
+    second = start()
+    assert f"{index['response_id']} was left behind and cannot be read" in second.log
+    assert second.say("x", fine.id).output_text == "fine, x"
 
 
 def test_a_stream_of_a_killed_process_is_read_on_from_the_next_one(start: Start) -> None:

@@ -254,6 +254,30 @@ async def test_what_could_not_be_shown_is_shown_by_whoever_comes_next(
     assert first.id not in heads(platform)[0].unshown
 
 
+async def test_first_turns_may_come_together(process: Any) -> None:
+    """The initial state is stored with each of them, however many begin before the first has ended."""
+    site = await process()
+    answers = await asyncio.gather(
+        *(
+            site.http.post("/responses", json={"input": f"{number}"}, headers={USER: f"user-{number}"})
+            for number in range(24)
+        )
+    )
+    assert [answer.status_code for answer in answers] == [200] * 24
+
+
+@pytest.mark.parametrize("more", [{}, {"background": True}, {"conversation": "conv_1"}])
+async def test_a_connection_that_dies_as_a_conversation_begins_costs_nothing(
+    process: Any, platform: Project, more: dict[str, Any], eventually: Any
+) -> None:
+    """The platform's client repeats what replaces a value, but not what makes one: that is tried once more."""
+    site = await process()
+    platform.cut(1, lambda request: request.method == "POST" and request.key.startswith("f/"), carried_out=False)
+    begun = await site.say("a", **more)
+    await ended(site, begun.id)
+    assert (await site.say("b", begun.id)).output_text == "a, b"
+
+
 async def test_what_the_platform_never_takes_is_not_shown_again_and_again(
     process: Any, platform: Project, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from agent_host.errors import TurnConflictError
+from agent_host.stores.foundry import claims
 from agent_host.stores.foundry.claims import HELD
 from agent_host.stores.foundry.store import FoundryStore
 from agent_host.stores.records import IdempotencyKey, TurnInFlight
@@ -78,6 +79,32 @@ async def test_the_key_of_a_process_that_has_died_is_free_after_a_while(platform
         await admit(store, other)
         assert await store.find_key("ann", "once", 0) == (b"fingerprint", other.record.id)
     await dead.aclose()
+
+
+async def test_the_key_of_a_sessions_last_process_is_free_at_once(platform: Project) -> None:
+    """Only one process of a session runs at a time, so the claim of another one is that of a dead one."""
+    async with process(platform, session="S") as store:
+        await admit(store, turn())
+    async with process(platform, session="T") as stranger:
+        assert await stranger.find_key("ann", "once", 0) is not None
+    async with process(platform, session="S") as store:
+        assert await store.find_key("ann", "once", 0) is None
+        await admit(store, turn())
+
+
+async def test_a_long_turn_keeps_its_key(platform: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process renews it as long as the turn runs, and no longer."""
+    monkeypatch.setattr(claims, "HELD", 0.3)
+    async with process(platform) as one, process(platform) as two:
+        made = turn()
+        await admit(one, made)
+        await asyncio.sleep(0.8)
+        assert await two.find_key("ann", "once", 0) == (b"fingerprint", made.record.id)
+        await finish(one, "ann", made, key=KEY)
+        await asyncio.sleep(0.2)
+        platform.clear()
+        await asyncio.sleep(0.3)
+        assert platform.requests == []
 
 
 async def test_a_turn_that_is_refused_leaves_no_key(platform: Project) -> None:

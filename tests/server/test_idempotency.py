@@ -1,6 +1,7 @@
 """Idempotency keys: the same request under the same key is one turn, whenever it comes again."""
 
 import asyncio
+import json
 from typing import Any, Never
 
 import openai
@@ -10,6 +11,7 @@ from agent_host import Executor, WorkflowBuilder, WorkflowContext, handler
 from agent_host.server.app import create_app
 from agent_host.server.host import Sources
 from agent_host.settings import Settings
+from agent_host.wire.request import parse_request
 
 
 class Counting(Executor):
@@ -147,3 +149,22 @@ async def test_a_key_is_forgotten_after_a_day(serve_app: Any, tmp_path: Any) -> 
     second = await site.say("one", **under("k"))
     assert second.id != first.id
     assert (await site.say("one", **under("k"))).id == second.id
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_whose_first_one_has_vanished_is_the_first_one(
+    site: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """It waited for a turn whose process has died without a trace; the client need not send it once more."""
+    find_key, looks, body = site.host.store.find_key, [], json.dumps({"input": "one", "stream": stream}).encode()
+
+    async def found_once(user: str, key: str, since: float) -> Any:
+        looks.append(key)
+        fingerprint = parse_request(body).fingerprint
+        return (fingerprint, "resp_gone") if len(looks) == 1 else await find_key(user, key, since)
+
+    monkeypatch.setattr(site.host.store, "find_key", found_once)
+    answer = await site.http.post("/responses", content=body, headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 200
+    assert "one 1" in answer.text
+    assert COUNTED == ["one"]

@@ -409,7 +409,7 @@ class Family:
             self._removing.add(task)
             task.add_done_callback(self._removing.discard)
 
-    async def _write_head(self, head: Head) -> None:
+    async def _write_head(self, head: Head, *, again: bool = True) -> None:
         try:
             self._etag = await self.storage.replace(self._key, head.to_value(), self._etag, {"kind": "family"})
         except (OvertakenError, StoreError) as error:
@@ -418,6 +418,10 @@ class Family:
             if item is None or head.writers[-1] not in item.value.get("writers", ()):
                 if isinstance(error, StoreError) and item is not None and item.etag != self._etag:
                     raise OvertakenError(self._key) from error
+                if isinstance(error, StoreError) and item is None and self._etag is None and again:
+                    # The client repeats what replaces a value, but not what makes one: a connection may just have died.
+                    await self._write_head(head, again=False)
+                    return
                 raise
             # Where others have written behind it, its own ETag is unknown and does not matter: the next write is late.
             if item.value["writers"][-1] == head.writers[-1]:

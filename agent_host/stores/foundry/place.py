@@ -12,7 +12,7 @@ from agent_host.engine.checkpoint import Commit
 from agent_host.errors import TurnConflictError
 from agent_host.foundry.storage import ProjectStorage
 from agent_host.ids import key_of
-from agent_host.stores import rows
+from agent_host.stores import rows, turn_rows
 from agent_host.stores.base import SYSTEM
 from agent_host.stores.database import Connection
 from agent_host.stores.foundry.cache import SegmentCache
@@ -22,7 +22,7 @@ from agent_host.stores.sql_store import SqlStore
 OTHERS = "others"
 """The family of the ids without a partition key."""
 MOST_OPEN = 64
-IDLE = 60.0
+IDLE = 5.0
 """How many families are kept open, and seconds after which one more may go that nobody has used."""
 
 
@@ -56,6 +56,11 @@ class Place:
     used_at: float = 0.0
     turns: int = 0
 
+    async def free(self, response_id: str) -> bool:
+        """Take a background turn from its owner; False if there is no such turn."""
+        own = rows.partition(self.user)
+        return await self.family.write(partial(turn_rows.let_lease_lapse, own=own, response_id=response_id))
+
 
 class Places:
     """The families that are open, the last used one last."""
@@ -67,6 +72,7 @@ class Places:
         self._places: OrderedDict[tuple[str, str], Place] = OrderedDict()
         self._opened = 0
         self._roots: dict[str, Commit] = {}
+        self._sharing: dict[str, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def at(self, user: str, key: str) -> Place:
@@ -90,19 +96,28 @@ class Places:
         return self.at(user, key_of(id) or OTHERS)
 
     async def share(self, root: Commit) -> None:
-        """Give each family a root that is stored in one of them; theirs is stored with their next write."""
-        if root.id not in self._roots:
+        """Give each family a root that is stored in one of them; theirs is stored with their next write.
+
+        It is not done before all have it, whoever has asked first.
+        """
+        if root.id not in self._sharing:
             self._roots[root.id] = root
-            for place in list(self._places.values()):
-                await place.family.defer(root.id, partial(_put_root, root=root))
+            self._sharing[root.id] = asyncio.create_task(self._give(root))
+        await asyncio.shield(self._sharing[root.id])
+
+    async def _give(self, root: Commit) -> None:
+        for place in list(self._places.values()):
+            await place.family.defer(root.id, partial(_put_root, root=root))
 
     def is_shared(self, commit_id: str) -> bool:
         """Whether this is the id of a root that all families have."""
-        return commit_id in self._roots
+        sharing = self._sharing.get(commit_id)
+        return sharing is not None and sharing.done()
 
     def forget_root(self, commit_id: str) -> None:
         """Give families that are opened from now on no such root."""
         self._roots.pop(commit_id, None)
+        self._sharing.pop(commit_id, None)
 
     def open_of(self, user: str | None = None) -> list[Place]:
         """The families that have a copy here, those of one user or all, the last used one first."""

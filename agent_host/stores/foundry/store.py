@@ -7,6 +7,7 @@ Rule 3: the platform shows finished responses too. Its copy is not read; one tha
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from agent_host.engine.checkpoint import Commit
 from agent_host.errors import StoreClosedError, StoreError, TurnConflictError
 from agent_host.foundry.storage import ProjectStorage
 from agent_host.ids import key_of
-from agent_host.stores import conversation_rows, rows, turn_rows
+from agent_host.stores import conversation_rows, rows
 from agent_host.stores.archive import Archive
 from agent_host.stores.base import CommitLog
 from agent_host.stores.commands import run_to_end
@@ -56,6 +57,8 @@ from agent_host.stores.records import (
 from agent_host.stores.sql_store import SqlStore
 
 T = TypeVar("T")
+
+log = logging.getLogger("agent_host")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -103,8 +106,10 @@ class FoundryStore:
         self._places = Places(storage, SegmentCache(cache), clock)
         self._retention = FamilyRetention(self._places)
         self._showing = Showing(storage, show)
+        self._session = session
+        self._settled: str | None = None
         self._index = TurnIndex(storage, session)
-        self._claims = Claims(storage, self._find_key_of, clock)
+        self._claims = Claims(storage, self._find_key_of, session, clock)
         self._turns = OwnTurns()
         self._finding = Finding(self._places, self._turns)
         self._begun = 0
@@ -117,11 +122,10 @@ class FoundryStore:
     async def open(self) -> None:
         """Connect, and take over the turns that an earlier process of this session has left."""
         if self._state == "closed":
-            raise StoreClosedError("The store was closed; make a new one to open it again.")
+            raise StoreClosedError("The store was closed; make a new one.")
         if self._state == "new":
             await self._storage.open()
-            async for turn in self._index.left_behind():
-                await self._free(turn)
+            await self._settle_session()
             self._state = "open"
 
     async def aclose(self) -> None:
@@ -130,6 +134,7 @@ class FoundryStore:
         while self._begun:
             self._ended.clear()
             await self._ended.wait()
+        await self._claims.aclose()
         await self._showing.aclose()
         await self._places.aclose()
         await self._storage.aclose()
@@ -327,6 +332,7 @@ class FoundryStore:
     @_verb
     async def lapsed(self, now: float) -> list[Lapsed]:
         """The turns that nobody works on, of those that this process has seen."""
+        await self._settle_session()
         found = [await place.copy.lapsed(now) for place in self._places.open_of()]
         return [each for some in found for each in some]
 
@@ -567,12 +573,18 @@ class FoundryStore:
 
     # --- Turns of this process ---
 
-    async def _free(self, turn: IndexedTurn) -> None:
-        """Take a turn from the process that this session had before."""
-        place = self._places.at(turn.user, turn.family)
-        free = partial(turn_rows.let_lease_lapse, own=rows.partition(turn.user), response_id=turn.response_id)
-        if not await place.family.write(free):
-            await self._index.remove(turn.user, turn.response_id)
+    async def _settle_session(self) -> None:
+        """Free what the session's process before this one has left; a snapshot of a process goes on in another one."""
+        session = self._session()
+        if session != self._settled:
+            async for turn in self._index.left_behind():
+                if self._turns.get(turn.user, turn.response_id) is None:
+                    try:
+                        if not await self._places.at(turn.user, turn.family).free(turn.response_id):
+                            await self._index.remove(turn.user, turn.response_id)
+                    except StoreError as error:
+                        log.error("%s was left behind and cannot be read: %s", turn.response_id, error)
+            self._settled = session
 
     async def _forget(self, user: str, id: str) -> None:
         """Leave no trace of a turn that ends without a response."""
