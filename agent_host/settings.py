@@ -13,6 +13,8 @@ APPROVALS = ("function_call", "mcp")
 DAY = 86_400.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
 _PROJECT = re.compile(r"https://[^/\s?#]+/api/projects/[^/\s?#]+")
+SIGNALS = ("traces", "metrics", "logs")
+OTLP_PROTOCOL = "http/protobuf"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 _HOSTED = "FOUNDRY_HOSTING_ENVIRONMENT"
@@ -71,8 +73,9 @@ class Settings:
     `trusted_hosts` are names, without ports: as long as there is no API key, browsers' pages of these hosts may use
     this one too, and besides addresses and `localhost` it may be called by them. `keep_responses` is how old
     responses get before the host forgets them; with 0 it keeps them for ever. `platform` is the hosted agent platform
-    that runs the host, None where nothing does. `otlp_endpoint` and `application_insights`, a connection string, are
-    where `agent-host serve` sends traces, metrics and logs.
+    that runs the host, None where nothing does. `otlp_signals` are what `agent-host serve` sends to OTLP collectors, of
+    traces, metrics and logs, and `otlp_protocol` is how the environment wants it sent. `application_insights` is the
+    connection string of where it sends all three; `application_insights_entra` says that it must sign in there.
     """
 
     host: str = "127.0.0.1"
@@ -90,8 +93,10 @@ class Settings:
     keep_responses: float = 30 * DAY
     trusted_hosts: tuple[str, ...] = ()
     platform: Platform | None = None
-    otlp_endpoint: str | None = None
+    otlp_signals: tuple[str, ...] = ()
+    otlp_protocol: str = OTLP_PROTOCOL
     application_insights: str | None = field(default=None, repr=False)
+    application_insights_entra: bool = False
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, **given: Any) -> "Settings":
@@ -106,8 +111,10 @@ class Settings:
             api_key=source.get("AGENT_HOST_API_KEY") or None,
             keep_alive=_keep_alive(source.get("SSE_KEEPALIVE_INTERVAL") or "15"),
             platform=Platform.from_environment(source),
-            otlp_endpoint=source.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
+            otlp_signals=tuple(signal for signal in SIGNALS if _otlp(source, signal, "ENDPOINT")),
+            otlp_protocol=_otlp_protocol(source),
             application_insights=source.get("APPLICATIONINSIGHTS_CONNECTION_STRING") or None,
+            application_insights_entra=source.get("APPLICATIONINSIGHTS_AUTH_MODE", "").strip().lower() == "entra",
         )
         if settings.platform is not None:
             settings = replace(settings, host="0.0.0.0", shutdown_grace=25.0, expose_errors=False)
@@ -146,6 +153,16 @@ def _port(text: str) -> int:
     if not text.isdecimal() or not 0 <= int(text) <= 65535:
         raise SettingsError(f"PORT must be a number from 0 to 65535; got {text!r}.")
     return int(text)
+
+
+def _otlp(source: Mapping[str, str], signal: str, what: str) -> str:
+    """What the variable of one signal says, or else that of all of them."""
+    return source.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}") or source.get(f"OTEL_EXPORTER_OTLP_{what}") or ""
+
+
+def _otlp_protocol(source: Mapping[str, str]) -> str:
+    asked = (_otlp(source, signal, "PROTOCOL") for signal in SIGNALS)
+    return next((protocol for protocol in asked if protocol not in ("", OTLP_PROTOCOL)), OTLP_PROTOCOL)
 
 
 def _keep_alive(text: str) -> float:

@@ -42,6 +42,7 @@ var token = uniqueString(subscription().id, resourceGroup().id)
 var roles = {
   acrPull: '7f951dda-4ed3-4680-a7ca-43fe172d538d'
   acrPush: '8311e382-0749-4cb8-b61a-304f252e45ec'
+  acrTasksContributor: 'fb382eab-e894-4461-af04-94435c366c3f'
   foundryUser: '53ca6127-db72-4b80-b1b0-d745d6d5456d'
   foundryProjectManager: 'eadc314b-1a2d-4efa-be10-5d325db5065e'
   foundryAgentConsumer: 'eed3b665-ab3a-47b6-8f48-c9382fb1dad6'
@@ -202,6 +203,17 @@ resource deployerPushes 'Microsoft.Authorization/roleAssignments@2022-04-01' = i
     principalId: deployerId
     principalType: deployerType
     roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.acrPush)
+  }
+}
+
+// To push is not enough for letting the registry build.
+resource deployerBuilds 'Microsoft.Authorization/roleAssignments@2022-04-01' = if (!empty(deployerId)) {
+  name: guid(registry.id, deployerId, roles.acrTasksContributor)
+  scope: registry
+  properties: {
+    principalId: deployerId
+    principalType: deployerType
+    roleDefinitionId: subscriptionResourceId('Microsoft.Authorization/roleDefinitions', roles.acrTasksContributor)
   }
 }
 

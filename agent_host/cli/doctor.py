@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from agent_host.stores import PROJECT, Store, open_store
 PATIENCE = 60.0
 _EACH = 0.1
 _LINES = 8
+_EXTRA = ("aiohttp", "azure-ai-projects", "azure-core", "azure-identity", "openai")
 
 
 @click.command()
@@ -54,10 +56,7 @@ def doctor(target: str | None, store_url: str | None, as_json: bool) -> None:
 
 
 def _facts(target: str | None, store_url: str | None) -> Facts:
-    try:
-        endpoint = project_endpoint()
-    except SettingsError:
-        endpoint = ""
+    credential, skew = _project()
     port = _port()
     workflow, address = _workflow(target)
     readiness, seconds = None, 0.0
@@ -74,9 +73,17 @@ def _facts(target: str | None, store_url: str | None) -> Facts:
         seconds=seconds,
         home=_home(),
         store=_store(store_url or address) if store_url or address else None,
-        credential=_credential(endpoint) if endpoint else None,
-        skew=_skew(endpoint) if endpoint else None,
+        credential=credential,
+        skew=skew,
+        missing=tuple(name for name in _EXTRA if not _is_installed(name)),
     )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False
 
 
 def _text(name: str) -> str | None:
@@ -138,7 +145,10 @@ def _status(port: int) -> int:
 
 
 def _home() -> Attempt:
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return Attempt("there is none: HOME is not set, and the user of the process has no entry in /etc/passwd")
     try:
         with tempfile.TemporaryFile(dir=home):
             return Attempt(detail=str(home))
@@ -169,6 +179,15 @@ async def _read(store: Store) -> None:
         await store.open()
     finally:
         await store.aclose()
+
+
+def _project() -> tuple[Attempt | None, float | None]:
+    """What comes of signing in, and the skew of the clock; None where no project is named."""
+    try:
+        endpoint = project_endpoint()
+    except SettingsError as error:
+        return Attempt(str(error)) if os.environ.get("FOUNDRY_PROJECT_ENDPOINT") else None, None
+    return _credential(endpoint), _skew(endpoint)
 
 
 def _credential(endpoint: str) -> Attempt:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent_host.errors import SettingsError
-from agent_host.settings import Settings
+from agent_host.settings import OTLP_PROTOCOL, Settings
 
 log = logging.getLogger("agent_host")
 
+_SENDERS = ("opentelemetry", "azure", "urllib3")
+"""Loggers of the exporters and what they call: what they say of sending would have to be sent again."""
 _SEVERITIES = ((logging.CRITICAL, 21), (logging.ERROR, 17), (logging.WARNING, 13), (logging.INFO, 9))
 
 
@@ -24,12 +26,12 @@ class _Exporters:
 
 
 def export(settings: Settings, name: str, marks: Mapping[str, str]) -> Callable[[], None]:
-    """Begin to send what the host tells of itself under a service's name, each log record with the `marks`.
+    """Begin to send what the process tells of itself under a service's name, each span and record with the `marks`.
 
     What is returned sends what is left, which takes its time where nobody listens. Raises `SettingsError` for a
     connection string that is none.
     """
-    if not (settings.otlp_endpoint or settings.application_insights):
+    if not (settings.otlp_signals or settings.application_insights):
         return lambda: None
     try:
         exporters = _exporters(settings)
@@ -43,19 +45,32 @@ def _exporters(settings: Settings) -> _Exporters:
     spans: list[Any] = []
     metrics: list[Any] = []
     logs: list[Any] = []
-    if settings.otlp_endpoint:
-        # They read the endpoint, the headers and the rest of their variables themselves.
-        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+    # They read addresses, headers and the rest of their variables themselves.
+    if "traces" in settings.otlp_signals:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         spans.append(OTLPSpanExporter())
+    if "metrics" in settings.otlp_signals:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
         metrics.append(OTLPMetricExporter())
+    if "logs" in settings.otlp_signals:
+        from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+
         logs.append(OTLPLogExporter())
+    if settings.otlp_signals and settings.otlp_protocol != OTLP_PROTOCOL:
+        log.warning(
+            "OTEL_EXPORTER_OTLP_PROTOCOL asks for %s, but only %s is sent; name an address that takes it, mostly on "
+            "port 4318", settings.otlp_protocol, OTLP_PROTOCOL,
+        )  # fmt: skip
     if settings.application_insights:
         from azure.monitor.opentelemetry import exporter as azure
 
-        told = {"connection_string": settings.application_insights}
+        told: dict[str, Any] = {"connection_string": settings.application_insights}
+        if settings.application_insights_entra:
+            from azure.identity import DefaultAzureCredential
+
+            told["credential"] = DefaultAzureCredential()
         try:
             spans.append(azure.AzureMonitorTraceExporter(**told))
             metrics.append(azure.AzureMonitorMetricExporter(**told))
@@ -81,13 +96,14 @@ def _send(exporters: _Exporters, name: str, marks: Mapping[str, str]) -> Callabl
     spans = TracerProvider(resource=resource, shutdown_on_exit=False)
     measures = MeterProvider(readers, resource, shutdown_on_exit=False)
     records = LoggerProvider(resource=resource, shutdown_on_exit=False)
+    spans.add_span_processor(_marking(marks))
     for each in exporters.spans:
         spans.add_span_processor(BatchSpanProcessor(each))
     for each in exporters.logs:
         records.add_log_record_processor(BatchLogRecordProcessor(each))
     trace.set_tracer_provider(spans)
     metrics.set_meter_provider(measures)
-    log.addHandler(_Records(records.get_logger("agent_host"), marks))
+    logging.getLogger().addHandler(_Records(records.get_logger("agent_host"), marks))
 
     def send_the_rest() -> None:
         for provider in (spans, measures, records):
@@ -96,8 +112,19 @@ def _send(exporters: _Exporters, name: str, marks: Mapping[str, str]) -> Callabl
     return send_the_rest
 
 
+def _marking(marks: Mapping[str, str]) -> Any:
+    """A span processor that puts the marks on every span, whoever begins it."""
+    from opentelemetry.sdk.trace import Span, SpanProcessor
+
+    class Marking(SpanProcessor):
+        def on_start(self, span: Span, parent_context: Any = None) -> None:
+            span.set_attributes(marks)
+
+    return Marking()
+
+
 class _Records(logging.Handler):
-    """Gives the package's log to an OpenTelemetry logger."""
+    """Gives the log of the process to an OpenTelemetry logger."""
 
     def __init__(self, logger: Any, marks: Mapping[str, str]) -> None:
         super().__init__()
@@ -107,13 +134,20 @@ class _Records(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from opentelemetry._logs import LogRecord, SeverityNumber
 
+        if record.name.partition(".")[0] in _SENDERS:
+            return
         severity = next((number for level, number in _SEVERITIES if record.levelno >= level), 5)
+        try:
+            body = record.getMessage()
+        except Exception:  # noqa: BLE001  # what a user's program logs may not fit its text, which must not end a turn
+            self.handleError(record)
+            return
         self._logger.emit(
             LogRecord(
                 timestamp=int(record.created * 1e9),
                 severity_text=record.levelname,
                 severity_number=SeverityNumber(severity),
-                body=record.getMessage(),
+                body=body,
                 attributes={**self._marks, "logger.name": record.name},
                 exception=record.exc_info[1] if record.exc_info else None,
             )

@@ -1,9 +1,12 @@
 """What makes a deployed agent silent: pure checks over what was found, each with its remedy."""
 
 import re
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import yaml  # type: ignore[import-untyped]  # it has no types of its own
 
 from agent_host.deploy.manifest import PLATFORM, PROTOCOL, reserved
 
@@ -15,9 +18,7 @@ SLOW = 30.0
 _MACHINES = frozenset({"x86_64", "amd64"})
 _GUID = re.compile(r"[0-9a-f]{32}")
 _ELSEWHERE = re.compile(r"^FROM\s+--platform=(?!linux/amd64\b|\$)(\S+)", re.MULTILINE | re.IGNORECASE)
-_IMAGE_VARIABLES = re.compile(r"\s([A-Za-z_][A-Za-z0-9_]*)=")
-_PROTOCOLS = re.compile(r"protocol:\s*[\"']?(\w+)[\"']?\s*\n\s*version:\s*[\"']?([\w.]+)")
-_ENVIRONMENT = re.compile(r"^( *)env:\s*\n((?:\1 +.*\n?)+)", re.MULTILINE)
+_SET_BY_IMAGE = re.compile(r"^\s*ENV\s+(.*)", re.MULTILINE | re.IGNORECASE)
 
 Outcome = Literal["ok", "warning", "problem", "skipped"]
 
@@ -42,7 +43,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What was found. None is what could not be tried; `skew` is how many seconds the clock is ahead."""
+    """What was found. None is what could not be tried; `skew` is how many seconds the clock is ahead.
+
+    `missing` are the distributions of the extra `foundry` that are not installed.
+    """
 
     environment: Mapping[str, str] = field(default_factory=dict)
     machine: str = "x86_64"
@@ -56,6 +60,7 @@ class Facts:
     store: Attempt | None = None
     credential: Attempt | None = None
     skew: float | None = None
+    missing: tuple[str, ...] = ()
 
 
 def examine(facts: Facts) -> list[Finding]:
@@ -87,10 +92,22 @@ def _image(facts: Facts) -> Verdict:
     return "ok", f"nothing in the Dockerfile is for another platform than {PLATFORM}"
 
 
+def _services(manifest: str) -> list[dict[str, Any]]:
+    """The services that azure.yaml describes; raises `yaml.YAMLError` if it is not YAML."""
+    found = yaml.safe_load(manifest)
+    services = found.get("services") if isinstance(found, dict) else None
+    return [each for each in services.values() if isinstance(each, dict)] if isinstance(services, dict) else []
+
+
 def _protocol(facts: Facts) -> Verdict:
     if facts.manifest is None:
         return "skipped", "there is no azure.yaml here or in infra/; agent-host deploy declares the right one"
-    declared = _PROTOCOLS.findall(facts.manifest)
+    try:
+        services = _services(facts.manifest)
+    except yaml.YAMLError as error:
+        return "problem", f"azure.yaml cannot be read: {' '.join(str(error).split())}", "Mend what it names."
+    protocols = [each for service in services for each in service.get("protocols") or () if isinstance(each, dict)]
+    declared = [(str(each.get("protocol")), str(each["version"])) for each in protocols if "version" in each]
     name, version = PROTOCOL
     remedy = f"Declare under protocols: in azure.yaml: protocol: {name}, version: {version!r}."
     if not declared:
@@ -100,12 +117,31 @@ def _protocol(facts: Facts) -> Verdict:
     return "ok", f"{name} {version}"
 
 
+def _image_variables(dockerfile: str) -> Iterator[str]:
+    for rest in _SET_BY_IMAGE.findall(re.sub(r"\\\s*\n", " ", dockerfile)):
+        first, *more = rest.split()
+        if "=" not in first:  # the old form: one variable, and its value behind a space
+            yield first
+            continue
+        try:
+            words = shlex.split(rest)
+        except ValueError:  # an open quotation mark: the builder will complain of it
+            words = [first, *more]
+        yield from (word.partition("=")[0] for word in words)
+
+
+def _manifest_variables(manifest: str) -> Iterator[str]:
+    try:
+        services = _services(manifest)
+    except yaml.YAMLError:
+        return  # that is a problem of the check that reads the protocol
+    for service in services:
+        yield from map(str, service.get("env") or ())
+
+
 def _variables(facts: Facts) -> Verdict:
-    lines = re.findall(r"^ENV .*", (facts.dockerfile or "").replace("\\\n", " "), re.MULTILINE)
-    taken = reserved({name: "" for line in lines for name in _IMAGE_VARIABLES.findall(line)})
-    for _, block in _ENVIRONMENT.findall(facts.manifest or ""):
-        taken += reserved(dict.fromkeys(re.findall(r"^ *(\w+):", block, re.MULTILINE), ""))
-    if taken:
+    names = [*_image_variables(facts.dockerfile or ""), *_manifest_variables(facts.manifest or "")]
+    if taken := reserved(dict.fromkeys(names, "")):
         return "problem", f"{', '.join(taken)} belong to the platform", "Rename them, or leave them out."
     guid = facts.environment.get("FOUNDRY_AGENT_SESSION_GUID")
     if guid and _GUID.fullmatch(guid) is None:
@@ -114,6 +150,15 @@ def _variables(facts: Facts) -> Verdict:
         says = "FOUNDRY_HOSTING_ENVIRONMENT says that this runs hosted, but there is no FOUNDRY_PROJECT_ENDPOINT"
         return "problem", says, "Unset the first here; the platform sets both."
     return "ok", "none that the platform reserves is set by the image or azure.yaml"
+
+
+def _extra(facts: Facts) -> Verdict:
+    if facts.missing:
+        remedy = (
+            "pip install 'workflow-agent-host[foundry]'; agent-host deploy and infra/Dockerfile name it themselves."
+        )
+        return "warning", f"a deployed agent needs {', '.join(facts.missing)}, which is not installed here", remedy
+    return "ok", "what a deployed agent needs is installed"
 
 
 def _readiness(facts: Facts) -> Verdict:
@@ -143,6 +188,7 @@ CHECKS: Mapping[str, Callable[[Facts], Verdict]] = {
     ),
     "port": lambda facts: _tried(facts.port, "", "Stop what listens there, or unset PORT: the platform expects 8088."),
     "readiness": _readiness,
+    "extra": _extra,
     "image": _image,
     "protocol": _protocol,
     "variables": _variables,

@@ -6,6 +6,7 @@ Rule 2: the call id of a request goes with every call that is made for it, and w
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agent_host.errors import SettingsError
@@ -15,7 +16,7 @@ from agent_host.settings import project_endpoint
 if TYPE_CHECKING:
     from azure.ai.projects import AIProjectClient
     from azure.core.credentials import TokenCredential
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, OpenAI
 
 SCOPE = "https://ai.azure.com/.default"
 
@@ -50,16 +51,14 @@ def openai_client(
 ) -> "AsyncOpenAI":
     """An asynchronous OpenAI client for the project's models, or for an agent that is deployed in it.
 
-    `AIProjectClient.get_openai_client()` is the same for programs without an event loop, but sends no call id.
     `options` are those of `AsyncOpenAI` but for `http_client`. Raises `SettingsError` like `project_client`.
     """
-    address = _address(endpoint)
+    address = _openai_address(endpoint, agent_name, options)
     try:
-        from azure.identity import get_bearer_token_provider
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient
     except ImportError as error:
         raise _not_installed(error) from None
-    read_token = get_bearer_token_provider(credential or _default_credential(), SCOPE)
+    read_token = _tokens(credential)
 
     async def token() -> str:
         # It is mostly in memory, but an expired one is fetched over the network.
@@ -69,16 +68,51 @@ def openai_client(
         request.headers.update(call_headers())
 
     http = DefaultAsyncHttpxClient(event_hooks={"request": [add_call_id]})
-    if agent_name is not None:
-        address += f"/agents/{agent_name}/endpoint/protocols/openai"
-        options["default_query"] = {"api-version": "v1", **options.get("default_query", {})}
-    else:
-        address += "/openai/v1"
     return AsyncOpenAI(base_url=address, api_key=token, http_client=http, **options)
+
+
+def sync_openai_client(
+    endpoint: str | None = None,
+    credential: "TokenCredential | None" = None,
+    *,
+    agent_name: str | None = None,
+    **options: Any,
+) -> "OpenAI":
+    """The same as `openai_client` without an event loop, for handlers that are no coroutines.
+
+    `AIProjectClient.get_openai_client()` gives such a client too, but that one sends no call id.
+    """
+    address = _openai_address(endpoint, agent_name, options)
+    try:
+        from openai import DefaultHttpxClient, OpenAI
+    except ImportError as error:
+        raise _not_installed(error) from None
+
+    def add_call_id(request: Any) -> None:
+        request.headers.update(call_headers())
+
+    http = DefaultHttpxClient(event_hooks={"request": [add_call_id]})
+    return OpenAI(base_url=address, api_key=_tokens(credential), http_client=http, **options)
 
 
 def _address(endpoint: str | None) -> str:
     return project_endpoint(None if endpoint is None else {"FOUNDRY_PROJECT_ENDPOINT": endpoint})
+
+
+def _openai_address(endpoint: str | None, agent_name: str | None, options: dict[str, Any]) -> str:
+    """Where the models are, or an agent is, to whose `options` the version of its API is added."""
+    if agent_name is None:
+        return f"{_address(endpoint)}/openai/v1"
+    options["default_query"] = {"api-version": "v1", **options.get("default_query", {})}
+    return f"{_address(endpoint)}/agents/{agent_name}/endpoint/protocols/openai"
+
+
+def _tokens(credential: "TokenCredential | None") -> Callable[[], str]:
+    try:
+        from azure.identity import get_bearer_token_provider
+    except ImportError as error:
+        raise _not_installed(error) from None
+    return get_bearer_token_provider(credential or _default_credential(), SCOPE)
 
 
 def _default_credential() -> "TokenCredential":

@@ -192,19 +192,21 @@ class ProjectStorage:
             from azure.core import AsyncPipelineClient
             from azure.core.pipeline import policies
             from azure.identity.aio import DefaultAzureCredential
+
+            # Credential and client load what sends, aiohttp, when they are made.
+            if self._credential is None:
+                self._credential = self._owned = DefaultAzureCredential()
+            chain = [
+                policies.HeadersPolicy({"User-Agent": self._user_agent}),
+                policies.AsyncRetryPolicy(**self._options),
+                policies.AsyncBearerTokenCredentialPolicy(self._credential, SCOPE),
+                policies.DistributedTracingPolicy(),
+            ]
+            return AsyncPipelineClient(self._base, policies=chain, **self._options)
         except ImportError as error:
             raise SettingsError(
                 f"{error}. The storage of a Foundry project needs: pip install 'workflow-agent-host[foundry]'"
             ) from None
-        if self._credential is None:
-            self._credential = self._owned = DefaultAzureCredential()
-        chain = [
-            policies.HeadersPolicy({"User-Agent": self._user_agent}),
-            policies.AsyncRetryPolicy(**self._options),
-            policies.AsyncBearerTokenCredentialPolicy(self._credential, SCOPE),
-            policies.DistributedTracingPolicy(),
-        ]
-        return AsyncPipelineClient(self._base, policies=chain, **self._options)
 
     async def _send(
         self,

@@ -139,7 +139,10 @@ class Endpoint:
         finally:
             milliseconds = (time.perf_counter() - began) * 1000
             path = logged_path(scope)
-            access.info("%s %s %d %.1f ms %s", scope["method"], path, exchange.status, milliseconds, exchange.about)
+            # A platform asks all the time whether the host is ready; that it is not is news.
+            level = logging.DEBUG if platform and path == "/readiness" and exchange.status == 200 else logging.INFO
+            about = (scope["method"], path, exchange.status, milliseconds, exchange.about)
+            access.log(level, "%s %s %d %.1f ms %s", *about)
 
     async def _part(self, exchange: Exchange) -> None:
         """End a request that was cut off outside of a turn: the host goes down, or the client has left."""

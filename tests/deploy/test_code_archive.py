@@ -86,3 +86,64 @@ def test_a_requirement_on_the_package_is_dropped_however_it_is_written() -> None
     """Dots, dashes and underscores are the same in the name of a distribution."""
     own = ["Workflow.Agent_Host==0.1", "workflow-agent-host[openai] @ file:x", "workflows"]
     assert list(merged(own, ["click"])) == ["workflows", "click"]
+
+
+def test_the_requirements_are_those_of_the_code_that_is_packed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a source tree they are read of its pyproject.toml, as what is installed may be of an older state."""
+    monkeypatch.setattr(code_archive, "requires", lambda name: ["click>=1"])
+    assert {"azure-core[aio]>=1.35", "uvicorn[standard]>=0.40"} <= set(pack(folder).requirements)
+
+
+@pytest.mark.parametrize("pyproject", [None, '[project]\nname = "another"\n', "no TOML", "[tool.ruff]\n"])
+def test_elsewhere_the_requirements_are_those_of_the_installed_package(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pyproject: str | None
+) -> None:
+    """Where the package lies in no source tree of its own, what pip has noted of it is what it needs."""
+    package = tmp_path / "somewhere" / "agent_host"
+    package.mkdir(parents=True)
+    if pyproject is not None:
+        (package.parent / "pyproject.toml").write_text(pyproject)
+    noted = ["click>=1", 'azure-core[aio]>=1; extra == "foundry"', "pytest>=9; extra == 'dev'"]
+    monkeypatch.setattr(code_archive, "_PACKAGE", package)
+    monkeypatch.setattr(code_archive, "requires", lambda name: noted)
+    assert pack(folder).requirements == ("pandas", "azure-core[aio]>=1", "click>=1")
+
+
+def test_every_file_can_be_read_by_whoever_runs_it(folder: Path) -> None:
+    """Unpacked by root, the files are readable for the user of the container."""
+    entries = zipfile.ZipFile(io.BytesIO(pack(folder).content)).infolist()
+    assert {entry.external_attr >> 16 for entry in entries} == {0o100644}
+
+
+@pytest.mark.parametrize("link", ["nowhere", ".", "..", "loop"])
+def test_only_regular_files_are_packed(folder: Path, link: str) -> None:
+    """Links that lead nowhere or back, and pipes, are left out; a link to a file is that file."""
+    (folder / "words" / "loop").symlink_to(link)
+    os.mkfifo(folder / "pipe")
+    (folder / "again.txt").symlink_to("words/hello.txt")
+    assert pack(folder).files == ("again.txt", "app.py", "words/hello.txt")
+
+
+def test_a_file_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is deployed without a file that belongs to it, and the message says which one it is."""
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path.name == "hello.txt":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(DeployError, match=r"words/hello\.txt cannot be read: Permission denied"):
+        pack(folder)
+
+
+def test_a_folder_with_the_name_of_the_package_is_refused(folder: Path) -> None:
+    """The program's own agent_host and this package cannot both be in the archive; this package's own folder may."""
+    (folder / "agent_host").symlink_to(code_archive._PACKAGE)
+    pack(folder)
+    (folder / "agent_host").unlink()
+    (folder / "agent_host").mkdir()
+    (folder / "agent_host" / "tools.py").write_text("")
+    with pytest.raises(DeployError, match="Rename the folder"):
+        pack(folder)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from email.utils import formatdate
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def test_a_healthy_agent_has_nothing_to_remedy() -> None:
     assert {finding.outcome for finding in findings} == {"ok"}
     assert {finding.remedy for finding in findings} == {""}
     assert [finding.check for finding in findings] == [
-        "workflow", "port", "readiness", "image", "protocol", "variables", "home", "store", "credential", "clock",
+        "workflow", "port", "readiness", "extra", "image", "protocol", "variables", "home", "store", "credential",
+        "clock",
     ]  # fmt: skip
 
 
@@ -60,6 +62,18 @@ def test_a_healthy_agent_has_nothing_to_remedy() -> None:
         ({"manifest": "services: {}"}, "protocol", "no protocol", "protocol: responses"),
         ({"manifest": MANIFEST.replace("TONE", "AGENT_TONE")}, "variables", "AGENT_TONE", "Rename"),
         ({"dockerfile": "FROM x\nENV A=1 \\\n    PORT=80\n"}, "variables", "PORT", "Rename"),
+        ({"dockerfile": "FROM x\nENV PORT 80\n"}, "variables", "PORT", "Rename"),
+        ({"dockerfile": "FROM x\n  env A=1 \\ \n AGENT_B=2\n"}, "variables", "AGENT_B", "Rename"),
+        ({"dockerfile": 'FROM x\nENV A=1 PORT="80\n'}, "variables", "PORT", "Rename"),
+        (
+            {"manifest": MANIFEST.replace("env:\n      TONE: calm", "env: {FOUNDRY_Q: 1}")},
+            "variables",
+            "FOUNDRY_Q",
+            "Re",
+        ),
+        ({"manifest": "services: {desk: ["}, "protocol", "cannot be read", "Mend"),
+        ({"manifest": "services: [desk]"}, "protocol", "no protocol", "protocol: responses"),
+        ({"manifest": "no mapping"}, "protocol", "no protocol", "protocol: responses"),
         ({"environment": {"FOUNDRY_AGENT_SESSION_GUID": "XYZ"}}, "variables", "XYZ", "32 hexadecimal"),
         ({"environment": {"FOUNDRY_HOSTING_ENVIRONMENT": "1"}}, "variables", "no FOUNDRY_PROJECT_ENDPOINT", "Unset"),
         ({"home": Attempt("cannot be written")}, "home", "cannot", "useradd --create-home"),
@@ -78,8 +92,23 @@ def test_a_problem_is_told_with_its_remedy(wrong: dict[str, Any], check: str, sa
 
 
 @pytest.mark.parametrize(
+    "files",
+    [
+        {"manifest": "services: {desk: {protocols: [{version: 2.0.0, protocol: responses}], env: {TONE: calm}}}"},
+        {"manifest": MANIFEST.replace("- protocol: responses\n        version", "- version: 2.0.0\n        protocol")
+         .replace('protocol: "2.0.0"', "protocol: responses")},
+        {"manifest": "services: {desk: {protocols: [{protocol: responses, version: '2.0.0'}], env: }}"},
+        {"dockerfile": 'FROM x\nENV TONE="calm PORT=80"\nENV TONE PORT=80\n# ENV PORT=1\n'},
+    ],
+)  # fmt: skip
+def test_a_form_of_writing_is_no_problem(files: dict[str, str]) -> None:
+    """The order of keys, flow style and quotation marks make no difference."""
+    assert {finding.outcome for finding in examine(replace(GOOD, **files))} == {"ok"}
+
+
+@pytest.mark.parametrize(
     ("doubtful", "check"),
-    [({"machine": "arm64"}, "image"), ({"seconds": 45.0}, "readiness")],
+    [({"machine": "arm64"}, "image"), ({"seconds": 45.0}, "readiness"), ({"missing": ("aiohttp",)}, "extra")],
 )
 def test_a_doubt_is_a_warning(doubtful: dict[str, Any], check: str) -> None:
     """What may work, but often does not, is told without failing."""
@@ -179,6 +208,34 @@ def test_a_home_that_is_not_there_is_told(run: Run, monkeypatch: pytest.MonkeyPa
     assert result.exit_code == 1 and found["home"].outcome == "problem" and "nowhere" in found["home"].says
 
 
+def test_no_home_at_all_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whom the image does not know, without HOME, has none."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    result, found = run()
+    assert result.exit_code == 1 and found["home"].outcome == "problem" and "HOME is not set" in found["home"].says
+
+
+def test_a_project_that_is_no_address_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FOUNDRY_PROJECT_ENDPOINT that names no project is a problem, and not taken for one that is not set."""
+    monkeypatch.setenv("FOUNDRY_PROJECT_ENDPOINT", "desk.services.ai.azure.com")
+    result, found = run()
+    assert result.exit_code == 1 and found["credential"].outcome == "problem"
+    assert "'desk.services.ai.azure.com'" in found["credential"].says
+
+
+def test_a_missing_extra_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the libraries of the platform are not installed, it is said which, and that a deployed agent needs them."""
+
+    def none(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(command, "version", none)
+    result, found = run()
+    assert result.exit_code == 0 and found["extra"].outcome == "warning"
+    assert "azure-identity" in found["extra"].says and "[foundry]" in found["extra"].remedy
+
+
 @pytest.mark.parametrize("store", ["mysql://x", "notes.txt"])
 def test_a_store_that_cannot_be_used_is_told(run: Run, tmp_path: Path, store: str) -> None:
     """An address of another kind, and a file that is no store, are problems."""
@@ -258,5 +315,5 @@ def test_the_page_for_people_has_a_line_for_each_check(run: Run, monkeypatch: py
     monkeypatch.setenv("PORT", "http")
     result = CliRunner().invoke(main, ["doctor"])
     lines = result.stdout.splitlines()
-    assert result.exit_code == 1 and len(lines) == 11
+    assert result.exit_code == 1 and len(lines) == 12
     assert lines[1].startswith("problem  port ") and lines[2].strip().startswith("Stop what listens there")

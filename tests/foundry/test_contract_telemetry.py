@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from agent_host import WorkflowBuilder, WorkflowContext, executor, telemetry
+from agent_host.cli import exporting
 from agent_host.cli.exporting import export
 from agent_host.settings import Settings
 
@@ -147,10 +148,13 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
-def one_turn(serve: Any, **environment: str) -> Any:
+TALKATIVE = f"{Path(__file__).with_name('talkative.py')}:workflow"
+
+
+def one_turn(serve: Any, target: str = TICKING, **environment: str) -> Any:
     """A host that has taken one turn and has stopped."""
     platform = {"FOUNDRY_HOSTING_ENVIRONMENT": "hosted", "FOUNDRY_AGENT_NAME": "desk", "OTEL_SERVICE_NAME": "other"}
-    host = serve(TICKING, env={**platform, **environment})
+    host = serve(target, env={**platform, **environment})
     call = {"x-agent-foundry-call-id": "secret-call"}
     answer = httpx2.post(f"http://127.0.0.1:{host.port}/responses", json={"input": "x 1 0"}, headers=call)
     assert answer.json()["status"] == "completed"
@@ -186,6 +190,71 @@ def test_a_collector_is_sent_spans_metrics_and_log_records(serve: Any, collector
     assert not [body for _, body in collector.taken if b"secret-call" in body]
 
 
+def test_what_the_users_program_tells_is_sent_too(serve: Any, collector: Collector) -> None:
+    """Its spans have the platform's mark, and its records reach the log and the collector; libraries are silent."""
+    host = one_turn(serve, TALKATIVE, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    traces = [ExportTraceServiceRequest.FromString(body) for body in collector.bodies("/v1/traces")]
+    spans = {
+        span.name: attributes(span) for request in traces for resource in request.resource_spans
+        for scope in resource.scope_spans for span in scope.spans
+    }  # fmt: skip
+    assert spans["looking it up"] == {"microsoft.foundry": "True"}
+    sent = b"".join(collector.bodies("/v1/logs"))
+    for record in ("INFO    heard x 1 0", "WARNING heard it through a library"):
+        assert record in host.log
+        assert record.partition("heard")[2].encode() in sent
+    for silent in (b"a detail", b"a call of a library"):
+        assert silent not in sent and silent.decode() not in host.log
+
+
+def test_a_record_that_does_not_fit_its_text_ends_no_turn(serve: Any, collector: Collector) -> None:
+    """The mistake is shown where the log is shown, and the turn completes."""
+    host = one_turn(serve, TALKATIVE, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, TALKATIVE_MISTAKE="1")
+    assert "not all arguments converted" in host.log
+
+
+@pytest.mark.parametrize("signal", ["traces", "metrics", "logs"])
+def test_one_signal_alone_can_be_sent(serve: Any, collector: Collector, signal: str) -> None:
+    """Where only its own variable names a collector."""
+    one_turn(serve, **{f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT": f"{collector.url}/of/{signal}"})
+    assert {path for path, _ in collector.taken} == {f"/of/{signal}"}
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL"])
+def test_another_protocol_is_warned_of(serve: Any, collector: Collector, variable: str) -> None:
+    """As what takes it would not understand what is sent."""
+    host = one_turn(serve, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **{variable: "grpc"})
+    [line] = [line for line in host.log.splitlines() if " WARNING " in line]
+    assert "asks for grpc, but only http/protobuf is sent" in line
+
+
+@pytest.mark.parametrize(("mode", "signs_in"), [("Entra", True), ("", False)])
+def test_application_insights_is_signed_in_to_if_it_asks(
+    monkeypatch: pytest.MonkeyPatch, mode: str, signs_in: bool
+) -> None:
+    """Where it takes no telemetry from whoever has its connection string, the agent's identity goes with it."""
+    from azure.identity import DefaultAzureCredential
+    from azure.monitor.opentelemetry import exporter
+
+    made: list[dict[str, Any]] = []
+    for name in ("AzureMonitorTraceExporter", "AzureMonitorMetricExporter", "AzureMonitorLogExporter"):
+        monkeypatch.setattr(exporter, name, lambda **told: made.append(told))
+    monkeypatch.setattr(exporting, "_send", lambda exporters, name, marks: lambda: None)
+    told = {"APPLICATIONINSIGHTS_CONNECTION_STRING": "InstrumentationKey=1", "APPLICATIONINSIGHTS_AUTH_MODE": mode}
+    export(Settings.from_environment(told), "desk", {})()
+    assert len(made) == 3
+    assert {isinstance(each.get("credential"), DefaultAzureCredential) for each in made} == {signs_in}
+
+
+def test_being_ready_is_no_news_on_a_platform(serve: Any) -> None:
+    """It asks all the time; elsewhere each request has its line."""
+    for platform, lines in (({"FOUNDRY_HOSTING_ENVIRONMENT": "hosted"}, 0), ({}, 1)):
+        host = serve(TICKING, env=platform)
+        assert httpx2.get(f"http://127.0.0.1:{host.port}/readiness").status_code == 200
+        host.stop()
+        assert host.log.count("/readiness 200") == lines
+
+
 def test_application_insights_is_sent_the_same(serve: Any, collector: Collector) -> None:
     """Where the platform has injected its connection string."""
     told = f"InstrumentationKey=00000000-0000-0000-0000-000000000001;IngestionEndpoint={collector.url}/"
@@ -218,7 +287,7 @@ def test_without_the_exporters_a_host_says_what_to_install(
 ) -> None:
     """The platform injects its connection string into every container: one that cannot use it serves all the same."""
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http._log_exporter", None)
-    export(Settings(otlp_endpoint="http://127.0.0.1:9"), "desk", {})()
+    export(Settings(otlp_signals=("logs",)), "desk", {})()
     [record] = caplog.records
     assert "workflow-agent-host[otel]" in record.getMessage()
 

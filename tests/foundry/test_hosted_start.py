@@ -96,6 +96,31 @@ def test_an_agent_without_an_identity_says_so_in_one_line(serve: Any, environmen
     assert httpx2.get(f"{process.base_url}/readiness").status_code == 200
 
 
+@pytest.fixture
+def without_aiohttp(tmp_path: Path) -> dict[str, str]:
+    """Of the extra `foundry`, azure is there, but not what it sends with."""
+    (tmp_path / "aiohttp.py").write_text("raise ModuleNotFoundError(\"No module named 'aiohttp'\")\n")
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def test_the_doctor_names_the_extra_that_is_missing(
+    run_cli: RunCli, environment: dict[str, str], without_aiohttp: dict[str, str]
+) -> None:
+    """Also if only a part of it is missing."""
+    line, _ = store_line(run_cli, {**environment, **without_aiohttp})
+    assert line.split()[0] == "problem"
+    assert "aiohttp" in line and "pip install 'workflow-agent-host[foundry]'" in line
+
+
+def test_an_agent_without_the_extra_says_so(
+    run_cli: RunCli, environment: dict[str, str], without_aiohttp: dict[str, str]
+) -> None:
+    """In one line and without a traceback."""
+    done = run_cli("serve", DESK, "--host", "127.0.0.1", env={**environment, **without_aiohttp})
+    assert done.returncode == 1
+    assert "pip install 'workflow-agent-host[foundry]'" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_serving_from_a_file_loads_no_client_of_the_platform() -> None:
     """Neither azure nor openai nor aiohttp: what a hosted agent needs costs nobody else anything."""
     program = (

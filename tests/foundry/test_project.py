@@ -12,7 +12,7 @@ from agent_host import WorkflowBuilder, WorkflowContext, executor
 from agent_host.errors import SettingsError
 from agent_host.foundry.calls import call_headers, on_behalf_of
 from agent_host.foundry.identity import CALL
-from agent_host.foundry.project import openai_client, project_client
+from agent_host.foundry.project import openai_client, project_client, sync_openai_client
 from tests.foundry.service import ENDPOINT, Answer, Credential, Service
 
 RESPONSE = {
@@ -47,7 +47,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -
     """Where the client libraries are not installed, the message is the command that installs them."""
     monkeypatch.setitem(sys.modules, "azure.ai.projects", None)
     monkeypatch.setitem(sys.modules, "azure.identity", None)
-    for make in (project_client, openai_client):
+    for make in (project_client, openai_client, sync_openai_client):
         with pytest.raises(SettingsError, match=r"pip install 'workflow-agent-host\[foundry\]'"):
             make(ENDPOINT, Credential())
 
@@ -84,6 +84,28 @@ async def test_one_client_sends_each_request_its_own_call_id(httpx2_mock: respx.
     await client.close()
 
 
+async def test_a_handler_in_a_thread_calls_for_its_request(httpx2_mock: respx.Router) -> None:
+    """The client for handlers without an event loop says for whom it calls too, in two turns at the same time."""
+    route = httpx2_mock.post(f"{ENDPOINT}/openai/v1/responses").respond(json=RESPONSE)
+    with sync_openai_client(ENDPOINT, Credential()) as client:
+
+        @executor
+        def ask(text: str, ctx: WorkflowContext[Never, str]) -> None:
+            ctx.yield_output(client.responses.create(input=text, model="m", store=False).id)
+
+        workflow = WorkflowBuilder(start_executor=ask, name="asks").build()
+
+        async def run(call_id: str) -> None:
+            with on_behalf_of(call_id):
+                await workflow.run(call_id, session_id=call_id)
+
+        await asyncio.gather(run("c1"), run("c2"))
+    sent = [(str(call.request.headers.get(CALL)), call.request.content) for call in route.calls]
+    assert len(sent) == 2
+    assert all(f'"input":"{call_id}"'.encode() in body for call_id, body in sent)
+    assert {call.request.headers["authorization"] for call in route.calls} == {"Bearer token-of-the-test"}
+
+
 async def test_an_executor_calls_for_the_request_that_it_works_for() -> None:
     """Two runs of one workflow at the same time each see their own call id, also in handlers that run in threads."""
 
@@ -113,10 +135,11 @@ async def test_a_deployed_agent_is_called_at_its_own_address(httpx2_mock: respx.
     assert route.call_count == 1
 
 
-def test_both_clients_of_an_agent_call_the_same_address() -> None:
-    """The asynchronous client and the one that azure's library gives agree on address and query."""
+@pytest.mark.parametrize("make", [openai_client, sync_openai_client])
+def test_both_clients_of_an_agent_call_the_same_address(make: Any) -> None:
+    """Our clients and the one that azure's library gives agree on address and query."""
     with project_client(ENDPOINT, Credential(), transport=Service({})) as project:
         for name in (None, "help-desk"):
             theirs = project.get_openai_client(agent_name=name) if name else project.get_openai_client()
-            ours = openai_client(ENDPOINT, Credential(), agent_name=name)
+            ours = make(ENDPOINT, Credential(), agent_name=name)
             assert (ours.base_url, ours.default_query) == (theirs.base_url, theirs.default_query)

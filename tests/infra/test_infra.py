@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ IMAGE = Image("registry.azurecr.io/help-desk:1")
 ROLES = {
     "7f951dda-4ed3-4680-a7ca-43fe172d538d": "AcrPull",
     "8311e382-0749-4cb8-b61a-304f252e45ec": "AcrPush",
+    "fb382eab-e894-4461-af04-94435c366c3f": "Container Registry Tasks Contributor",
     "53ca6127-db72-4b80-b1b0-d745d6d5456d": "Foundry User",
     "eadc314b-1a2d-4efa-be10-5d325db5065e": "Foundry Project Manager",
     "eed3b665-ab3a-47b6-8f48-c9382fb1dad6": "Foundry Agent Consumer",
@@ -93,6 +96,7 @@ def test_the_page_explains_every_role_and_who_has_it() -> None:
     )
     assert len(assigned) == BICEP.count("'Microsoft.Authorization/roleAssignments@")
     assert {role for _, _, role in assigned} == set(ids)
+    assert sorted(ids.values()) == sorted(ROLES)
     real = sorted([who[principal], ROLES[ids[role]], scope] for scope, principal, role in assigned)
     assert sorted(row[:3] for row in table("## Roles")) == real
 
@@ -188,8 +192,29 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
     ]
     ignored = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().splitlines()]
     for path in (word.replace("${PROGRAM}", program) for word in copied):
-        assert (ROOT / path).exists(), path
+        assert (ROOT / path).exists() or path.endswith("[t]"), path
         assert not [pattern for pattern in ignored for part in Path(path).parts if Path(part).match(pattern)], path
+
+
+@pytest.mark.parametrize("own", [None, "pandas>=3\n"])
+def test_the_image_has_what_the_program_requires(own: str | None, tmp_path: Path) -> None:
+    """Its requirements.txt is copied if there is one, and installed with the package under the same constraints."""
+    (copied,) = re.findall(r"^COPY (.*requirements\S*) infra/$", DOCKERFILE, re.MULTILINE)
+    program = tmp_path / "program"
+    program.mkdir()
+    (tmp_path / "infra").mkdir()
+    if own is not None:
+        (program / "requirements.txt").write_text(own)
+    constraints, pattern = copied.replace("${PROGRAM}", "program").split()
+    for found in tmp_path.glob(pattern):
+        shutil.copy(found, tmp_path / "infra")
+    (install,) = re.findall(r"^RUN (.*pip install[^\\]*(?:\\\n.*)*)", DOCKERFILE, re.MULTILINE)
+    script = f"set -e\n{install.replace('/venv/bin/pip', 'echo')}\ncat infra/requirements.txt\n"
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    command, _, installed = done.stdout.partition("\n")
+    assert f"--constraint {constraints} --requirement infra/requirements.txt .[foundry,otel]" in command
+    assert installed == (own or "")
+    assert "\nARG PROGRAM\n" in DOCKERFILE.split("\nFROM ")[1].partition(copied)[0]
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "README.md"])
