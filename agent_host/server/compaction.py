@@ -15,7 +15,7 @@ from agent_host.wire.compaction import compaction_item, compaction_object, parse
 from agent_host.wire.input import id_of, items_json, read_items
 from agent_host.wire.response import usage_object
 
-_HANDLE_BYTES = 24
+_HANDLE_BYTES = 16
 _json = msgspec.json.Encoder().encode
 
 
@@ -35,7 +35,8 @@ async def compact_response(exchange: Exchange) -> None:
     items = items_json(resolved.items, lambda prefix: ids.new(prefix, key))
     heard = resolved.heard if commit is None else tuple(id for item in earlier.items if (id := id_of(item)) is not None)
 
-    handle, created_at = ids.entropy(_HANDLE_BYTES).hex(), int(host.sources.clock())
+    # With the key of what it stands for, so that a store keeps both in one place; the rest nobody can guess.
+    handle, created_at = f"handle_{key}{ids.entropy(_HANDLE_BYTES).hex()}", int(host.sources.clock())
     kept = Compaction(handle, created_at, _json(items), commit or resolved.commit, heard)
     await host.store.keep_compaction(user, kept)
     asked = [item for item in items if item["type"] == "message" and item["role"] == "user"]

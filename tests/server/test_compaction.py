@@ -8,6 +8,7 @@ import openresponses_types.types as published
 import pytest
 
 from agent_host import Workflow, WorkflowBuilder, WorkflowContext, create_app, executor
+from agent_host.ids import key_of
 from agent_host.settings import Settings
 
 
@@ -51,7 +52,7 @@ async def test_a_compaction_keeps_what_the_user_said_and_a_handle(serve_app: Any
     assert user_texts(answer) == ["one", "two", "three"]
     assert [item["type"] for item in answer["output"]] == ["message", "message", "message", "compaction"]
     handle = answer["output"][-1]["encrypted_content"]
-    assert len(handle) == 48
+    assert handle.startswith(f"handle_{key_of(second.id)}")
     assert handle != (await compacted(site, previous_response_id=second.id))["output"][-1]["encrypted_content"]
 
 
