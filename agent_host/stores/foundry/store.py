@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from agent_host.engine.checkpoint import Commit
-from agent_host.errors import StoreClosedError, StoreError, TurnConflictError
+from agent_host.errors import StoreClosedError, StoreError, StoreFormatError, TurnConflictError
 from agent_host.foundry.storage import ProjectStorage
 from agent_host.ids import key_of
 from agent_host.stores import conversation_rows, rows
@@ -582,7 +582,7 @@ class FoundryStore:
                     try:
                         if not await self._places.at(turn.user, turn.family).free(turn.response_id):
                             await self._index.remove(turn.user, turn.response_id)
-                    except StoreError as error:
+                    except StoreFormatError as error:  # that of a newer version, say, which will not become readable
                         log.error("%s was left behind and cannot be read: %s", turn.response_id, error)
             self._settled = session
 
