@@ -119,15 +119,15 @@ def test_whoever_does_not_want_to_wait_is_told_how_to_see_a_background_response(
     index, opened = told.transcript.open_message()
     told.events += opened + told.transcript.text_delta(index, "so far")
     running = told.events[2]["response"]
-    reply = stream(told.events, then=2.0) if streamed == "--stream" else answer(running)
+    replies = [stream(told.events, then=2.0)] if streamed == "--stream" else [answer(running), answer(running)]
     with (
-        scripted(reply) as server,
+        scripted(*replies) as server,
         Terminal("invoke", "x", "--background", streamed, "--url", server.url, cwd=tmp_path) as terminal,
     ):
         if streamed == "--stream":
             terminal.until("so far")
         else:
-            server.until_asked(1)
+            server.until_asked(2)  # so the first answer has arrived
         terminal.process.send_signal(signal.SIGINT)
         terminal.until(f"resp_1 goes on. See it with: {continuation(server.url, '--previous resp_1')}")
         assert terminal.ended() == 1
